@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public ops of seqlib: recurrences with a structured transition, one fused kernel each."""
+
+from ._core.backend import BackendUnavailableError, use_backend
+from .delta_rule.op import delta_rule
+from .delta_rule.step import delta_rule_step
+from .linear_scan.op import linear_scan
+from .linear_scan.step import linear_scan_step
+
+__all__ = [
+    "BackendUnavailableError",
+    "delta_rule",
+    "delta_rule_step",
+    "linear_scan",
+    "linear_scan_step",
+    "use_backend",
+]

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registration of kernels as PyTorch operators, so that torch.compile sees them whole."""
+
+from collections.abc import Callable
+
+import torch
+
+_LIBRARY = torch.library.Library("seqlib", "FRAGMENT")
+
+
+def define_op(schema: str, impl: Callable, fake: Callable) -> Callable:
+    """Define `seqlib::<schema>`, run by `impl`, traced by `fake`; returns the callable operator.
+
+    Gradients belong in an `autograd.Function` around the operator: that is the cheapest form
+    that keeps the operator opaque to torch.compile and gives it shapes.
+    """
+    name = schema.split("(")[0]
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(name, impl, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"seqlib::{name}", fake, lib=_LIBRARY)
+    return getattr(torch.ops.seqlib, name).default
