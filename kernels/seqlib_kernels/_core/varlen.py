@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packed sequences: `cu_seqlens` [N+1] marks where each of N sequences starts and the last ends."""
 
+import itertools
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ def check_boundaries(cu_seqlens: Tensor | None, length: int) -> None:
     bounds = cu_seqlens.tolist()
     if bounds[0] != 0:
         raise ValueError(f"cu_seqlens must start at 0, got {bounds[0]}")
-    for i, (left, right) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for i, (left, right) in enumerate(itertools.pairwise(bounds)):
         if right < left:
             raise ValueError(f"cu_seqlens must not decrease, got {left} then {right} at {i + 1}")
     if bounds[-1] != length:
