@@ -72,12 +72,10 @@ def delta_rule(
     Sources: arXiv 2406.06484 (DeltaNet), 2412.06464 (gated), 2502.10297 (products),
     2411.12537 (eigenvalues in [-1, 1]).
     """
-    N = check_inputs(q, k, v, beta, g, alpha, num_householder, initial_state, cu_seqlens)
-    B, T, _, K = q.shape
-    HV, V = v.shape[2:]
+    check_inputs(q, k, v, beta, g, alpha, num_householder, initial_state, cu_seqlens)
     name = resolve(q, backend)
     if name == "reference":
-        check_boundaries(cu_seqlens, T)
+        check_boundaries(cu_seqlens, q.shape[1])
         return reference.delta_rule(
             q, k, v, beta, g,
             alpha=alpha, scale=scale, normalize_qk=normalize_qk, num_householder=num_householder,
@@ -87,7 +85,7 @@ def delta_rule(
     dtype = state_dtype(q.dtype)
     beta = beta.to(dtype)
     decay = g.to(dtype).exp() if g is not None else None if alpha is None else alpha.to(dtype)
-    scale = K**-0.5 if scale is None else float(scale)
+    scale = q.shape[3] ** -0.5 if scale is None else float(scale)
     tensors = (q, k, v, beta, decay, initial_state)
     options = (scale, normalize_qk, num_householder, name)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
@@ -108,8 +106,8 @@ def check_inputs(
     state: Tensor | None,
     cu_seqlens: Tensor | None,
     state_name: str = "initial_state",
-) -> int:
-    """Hold the arguments to what `delta_rule` documents; returns N, the number of states."""
+) -> None:
+    """Hold the arguments to what `delta_rule` documents."""
     if num_householder < 1:
         raise ValueError(f"num_householder must be at least 1, got {num_householder}")
     sizes: dict[str, int] = {}
@@ -126,11 +124,12 @@ def check_inputs(
         )
     if g is not None and alpha is not None:
         raise ValueError("g and alpha both give the decay; pass one of them, got both")
-    for name, x, dims in (("beta", beta, ""), ("g", g, "B T HV"), ("alpha", alpha, "B T HV")):
+    for name, x in (("g", g), ("alpha", alpha)):
+        if x is not None:
+            check_shape(name, x, "B T HV", sizes)
+    for name, x in (("beta", beta), ("g", g), ("alpha", alpha)):
         if x is None:
             continue
-        if dims:
-            check_shape(name, x, dims, sizes)
         if x.dtype not in (q.dtype, torch.float32):
             raise TypeError(f"{name} must have dtype {q.dtype} as q or float32, got {x.dtype}")
         check_device(name, x, "q", q)
@@ -139,7 +138,6 @@ def check_inputs(
         sizes["N"] = check_cu_seqlens(cu_seqlens, sizes["B"], q)
     if state is not None:
         check_state(state_name, state, "N HV K V", sizes, state_dtype(q.dtype), q)
-    return sizes["N"]
 
 
 class _DeltaRule(torch.autograd.Function):

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The definition of the delta rule: a loop over time, differentiable by autograd."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ def delta_rule(
         return x.repeat_interleave(HV // H, dim=1)
 
     outputs, states = [], []
-    for i, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for i, (start, stop) in enumerate(pairwise(bounds)):
         S = q.new_zeros((B, HV, K, V), dtype=dtype)
         if initial_state is not None:
             S = initial_state.clone() if cu_seqlens is None else initial_state[i : i + 1].clone()
