@@ -5,9 +5,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 
+from .launch import LaunchTable
+
 Inputs = dict[str, Tensor]
+
+# Largest error a kernel may make, in units of the dtype's eps, as `testing.rel_err` measures it.
+TOL: Mapping[torch.dtype, float] = {
+    torch.float64: 64,
+    torch.float32: 16,
+    torch.bfloat16: 2,
+    torch.float16: 2,
+    torch.complex128: 64,
+    torch.complex64: 16,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +29,14 @@ class Case:
 
     Attributes:
         make: `make(B, T, dims, generator) -> inputs` draws float64 (or complex128) CPU tensors by
-            argument name, without `initial_state`. The caller casts them.
-        options: the keyword arguments that are not tensors.
+            argument name, without `initial_state`. The caller rounds them to the tested dtype.
+        options: the keyword arguments that are not tensors. `reverse` in it means that time runs
+            from the last step to the first.
         rows_per_token: how many rows of axis 1 an argument has per token, where that is not 1.
         small: sizes for exhaustive tests, such as {"H": 2, "K": 8, "V": 6}.
         odd: sizes that are neither powers of two nor equal, for edge tests.
-        extremes: `name -> inputs of make's form` maker for boundary values (decay 0, 1, -1, ...).
+        extremes: `name -> change` of inputs of make's form to boundary values (decay 0, 1, -1).
+        dtypes: the dtypes to test; the first is the one of `make`.
     """
 
     name: str
@@ -31,6 +46,12 @@ class Case:
     small: Mapping[str, int]
     odd: Mapping[str, int]
     extremes: Mapping[str, Callable[[Inputs], Inputs]] = field(default_factory=dict)
+    dtypes: tuple[torch.dtype, ...] = (
+        torch.float64,
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +61,18 @@ class OpSpec:
     Attributes:
         op: the public function.
         reference: the loop over time, called with the same arguments.
-        step: the one-token update, with the inputs of `op` at T = 1 and `state`; or None.
+        step: the one-token update: the inputs of `op` with T = 1 and `state`; None if there is none.
         state_shape: `state_shape(N, dims)` of the state of N sequences.
         complex_state: `complex_state(case name)`: whether the state is complex.
         tiles: lengths at which kernels change path; tests try each with one less and one more.
+        launch: the table of Triton launch rows; tests run every row.
+        exact_cut: by backend, the c for which a sequence cut after any multiple of c tokens, the
+            state handed over, gives the result of the whole bit for bit. Missing: close only.
+        tolerance: the measured error bounds in eps where the family's differ from `TOL`.
         flops: `flops(B, T, dims, options)` of one forward pass; the backward pass is counted by
             `backward_flops`.
-        bytes: `bytes(B, T, dims, options, itemsize)` that a forward pass must at least move.
+        bytes: `bytes(B, T, dims, options, itemsize)` that a forward pass must at least move;
+            `itemsize` is that of the inputs' dtype. The same for `backward_bytes`.
     """
 
     name: str
@@ -57,6 +83,9 @@ class OpSpec:
     state_shape: Callable[[int, Mapping[str, int]], tuple[int, ...]]
     complex_state: Callable[[str], bool] = lambda _: False
     tiles: tuple[int, ...]
+    launch: LaunchTable | None = None
+    exact_cut: Mapping[str, int] = field(default_factory=dict)
+    tolerance: Mapping[torch.dtype, float] = field(default_factory=lambda: TOL)
     flops: Callable[..., float]
     backward_flops: Callable[..., float]
     bytes: Callable[..., float]

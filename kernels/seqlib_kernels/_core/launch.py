@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launch tables: tiles and warps as plain data, chosen by device, element size and width."""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+INTERPRETER = "interpreter"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """One row of a table.
+
+    Attributes:
+        arch: "sm_90", "gfx942", ... or INTERPRETER, for Triton's interpreter on CPU tensors.
+        itemsize: bytes per real number of the inputs.
+        width: the row serves widths (channels, head size) up to this one.
+        tiles: constexpr arguments of the kernels, by name.
+    """
+
+    arch: str
+    itemsize: int
+    width: int
+    tiles: Mapping[str, int]
+    num_warps: int = 4
+    num_stages: int = 2
+
+    def options(self) -> dict[str, int]:
+        """The keyword arguments of a kernel launch."""
+        return {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
+
+
+class LaunchTable:
+    """The rows of one family. Every row is a tested row: see `seqlib_kernels.testing`."""
+
+    def __init__(self, rows: tuple[Launch, ...], *, default: str) -> None:
+        """`default` names the arch whose rows serve devices that have none."""
+        self.rows = rows
+        self._default = default
+        self._forced: Launch | None = None
+
+    def pick(self, x: Tensor, width: int) -> Launch:
+        """The row for tensors like `x` whose kernels are `width` wide."""
+        if self._forced is not None:
+            return self._forced
+        arch = device_arch(x.device)
+        if not any(row.arch == arch for row in self.rows):
+            _say_default(arch, self._default)
+            arch = self._default
+        itemsize = x.element_size() // (2 if x.is_complex() else 1)
+        rows = [r for r in self.rows if r.arch == arch]
+        nearest = min((r.itemsize for r in rows), key=lambda size: abs(size - itemsize))
+        rows = sorted((r for r in rows if r.itemsize == nearest), key=lambda r: r.width)
+        return next((r for r in rows if r.width >= width), rows[-1])
+
+    def rows_for(self, device: torch.device) -> tuple[Launch, ...]:
+        """The rows that `device` may be given."""
+        arch = device_arch(device)
+        rows = tuple(r for r in self.rows if r.arch == arch)
+        return rows or tuple(r for r in self.rows if r.arch == self._default)
+
+    @contextlib.contextmanager
+    def forced(self, row: Launch) -> Iterator[None]:
+        """Use `row` for every launch inside the block, as tests and the tuner do."""
+        previous, self._forced = self._forced, row
+        try:
+            yield
+        finally:
+            self._forced = previous
+
+
+@functools.cache
+def device_arch(device: torch.device) -> str:
+    """The name of a device's instruction set, as launch rows spell it."""
+    if device.type != "cuda":
+        return INTERPRETER
+    if torch.version.hip is not None:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
+
+
+@functools.cache
+def _say_default(arch: str, default: str) -> None:
+    logger.warning("no launch rows for %s: those of %s are used", arch, default)

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiles and warps of the linear scan's Triton kernels."""
+
+from .._core.launch import INTERPRETER, Launch, LaunchTable
+
+# BT rows of BD channels make a tile; the scan inside a tile costs arithmetic, its width loads.
+LAUNCH = LaunchTable(
+    (
+        Launch(arch=INTERPRETER, itemsize=4, width=8, tiles={"BT": 16, "BD": 8}),
+        Launch(arch=INTERPRETER, itemsize=4, width=1 << 30, tiles={"BT": 16, "BD": 16}),
+        Launch(arch="sm_90", itemsize=2, width=1 << 30, tiles={"BT": 32, "BD": 64}),
+        Launch(arch="sm_90", itemsize=4, width=1 << 30, tiles={"BT": 32, "BD": 32}),
+        Launch(arch="sm_90", itemsize=8, width=1 << 30, tiles={"BT": 16, "BD": 32}),
+    ),
+    default="sm_90",
+)
