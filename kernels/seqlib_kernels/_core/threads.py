@@ -28,8 +28,7 @@ def split(work: Callable[[int, int], None], jobs: int, threads: int) -> None:
         return
     edges = [jobs * i // threads for i in range(threads + 1)]
     others = [
-        _pool(os.getpid()).submit(work, i, j)
-        for i, j in zip(edges[1:-1], edges[2:], strict=True)
+        _pool(os.getpid()).submit(work, i, j) for i, j in zip(edges[1:-1], edges[2:], strict=True)
     ]
     work(0, edges[1])
     for other in others:

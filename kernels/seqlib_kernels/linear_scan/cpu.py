@@ -33,6 +33,8 @@ def forward(
 ) -> None:
     """Fill h [B, T, D] and hT [N, D]; every tensor is contiguous."""
     hT.copy_(h0) if h0 is not None else hT.zero_()
+    if not h.numel():
+        return
     a_, b_, h_ = (array(x).reshape(-1, x.shape[-1]) for x in (a, b, h))
     plan = _Plan(b, hT, cu_seqlens)
     carry = plan.carries(a_, b_, array(hT), reverse, False)
@@ -54,6 +56,8 @@ def backward(
 ) -> None:
     """Fill da, db [B, T, D] and dh0 [N, D]; every tensor is contiguous."""
     dh0.copy_(dhT)
+    if not h.numel():
+        return
     h0_ = np.zeros_like(array(dh0)) if h0 is None else array(h0)
     a_, h_, dh_, da_, db_ = (array(x).reshape(-1, x.shape[-1]) for x in (a, h, dh, da, db))
     plan = _Plan(h, dh0, cu_seqlens)

@@ -13,7 +13,7 @@ from .._core.checks import check_same, check_shape, check_state
 from .._core.dtypes import state_dtype
 from .._core.ops import define_op
 from .._core.varlen import check_boundaries, check_cu_seqlens
-from .reference import linear_scan_reference
+from . import reference
 
 
 def linear_scan(
@@ -69,7 +69,7 @@ def linear_scan(
     name = resolve(b, backend)
     if name == "reference":
         check_boundaries(cu_seqlens, sizes["T"])
-        return linear_scan_reference(
+        return reference.linear_scan(
             a,
             b,
             reverse=reverse,

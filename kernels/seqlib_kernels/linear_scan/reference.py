@@ -7,7 +7,7 @@ from torch import Tensor
 from .._core.dtypes import state_dtype
 
 
-def linear_scan_reference(
+def linear_scan(
     a: Tensor,
     b: Tensor,
     *,
@@ -19,12 +19,20 @@ def linear_scan_reference(
     """`linear_scan` as it is defined; the arguments are those of the op and are not checked."""
     B, T, D = b.shape
     if cu_seqlens is None:
-        h0 = b.new_zeros(B, D, dtype=state_dtype(b.dtype)) if initial_state is None else initial_state
+        h0 = (
+            b.new_zeros(B, D, dtype=state_dtype(b.dtype))
+            if initial_state is None
+            else initial_state
+        )
         h, final_state = _scan(a, b, h0, reverse)
     else:
         bounds = cu_seqlens.tolist()
         N = len(bounds) - 1
-        h0 = b.new_zeros(N, D, dtype=state_dtype(b.dtype)) if initial_state is None else initial_state
+        h0 = (
+            b.new_zeros(N, D, dtype=state_dtype(b.dtype))
+            if initial_state is None
+            else initial_state
+        )
         spans = zip(bounds[:-1], bounds[1:], strict=True)
         pieces = [
             _scan(a[:, i:j], b[:, i:j], h0[n : n + 1], reverse) for n, (i, j) in enumerate(spans)

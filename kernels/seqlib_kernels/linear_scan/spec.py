@@ -10,7 +10,7 @@ from torch import Generator
 from .._core.spec import Case, Inputs, OpSpec
 from .launch import LAUNCH
 from .op import linear_scan
-from .reference import linear_scan_reference
+from . import reference
 from .step import linear_scan_step
 
 
@@ -26,7 +26,9 @@ def _complex(B: int, T: int, dims: Mapping[str, int], generator: Generator) -> I
     """Multipliers inside the unit disc, one in eight exactly zero."""
     real = _real(B, T, dims, generator)
     shape = real["a"].shape
-    angle = torch.empty(shape, dtype=torch.float64).uniform_(-torch.pi, torch.pi, generator=generator)
+    angle = torch.empty(shape, dtype=torch.float64).uniform_(
+        -torch.pi, torch.pi, generator=generator
+    )
     imag = torch.randn(shape, dtype=torch.float64, generator=generator)
     return {"a": torch.polar(real["a"].abs(), angle), "b": torch.complex(real["b"], imag)}
 
@@ -59,13 +61,19 @@ def _elements(B: int, T: int, dims: Mapping[str, int], options: Mapping[str, Any
 SPEC = OpSpec(
     name="linear_scan",
     op=linear_scan,
-    reference=linear_scan_reference,
+    reference=reference.linear_scan,
     step=linear_scan_step,
     cases=(
         Case(name="real", make=_real, **_SIZES),
         Case(name="real reverse", make=_real, options={"reverse": True}, **_SIZES),
         Case(name="complex", make=_complex, dtypes=_COMPLEX, **_SIZES),
-        Case(name="complex reverse", make=_complex, dtypes=_COMPLEX, options={"reverse": True}, **_SIZES),
+        Case(
+            name="complex reverse",
+            make=_complex,
+            dtypes=_COMPLEX,
+            options={"reverse": True},
+            **_SIZES,
+        ),
     ),
     state_shape=lambda N, dims: (N, dims["D"]),
     complex_state=lambda case: case.startswith("complex"),

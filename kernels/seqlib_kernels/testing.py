@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numerical checks of every family, for the test suite and for users on a new device.
+
+    python -c "from seqlib_kernels.testing import check_kernels; print(check_kernels('cuda'))"
+
+The oracle is the reference, a plain loop over time, run in float64 on the CPU on the rounded
+inputs that the kernel got. Errors are counted in units of the dtype's eps.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._core.backend import resolve
+from ._core.dtypes import state_dtype
+from ._core.launch import Launch
+from ._core.spec import TOL, Case, OpSpec
+from .linear_scan.spec import SPEC as LINEAR_SCAN
+
+SPECS: tuple[OpSpec, ...] = (LINEAR_SCAN,)
+
+__all__ = ["SPECS", "TOL", "Problem", "Report", "check_kernels", "errors", "rel_err", "solve"]
+
+
+def rel_err(got: Tensor, want: Tensor, *, time: int | None = 1) -> float:
+    """RMS error relative to the RMS of the whole of `want`; the worst step of axis `time`.
+
+    With `time=None`, for states, the error is that of the whole. A NaN on one side only is an
+    infinite error; equal NaNs and infinities are no error.
+    """
+    wide = torch.complex128 if want.is_complex() else torch.float64
+    got, want = got.detach().to("cpu", wide), want.detach().to("cpu", wide)
+    if got.shape != want.shape:
+        raise ValueError(f"shapes must agree, got {tuple(got.shape)} and {tuple(want.shape)}")
+    if got.numel() == 0:
+        return 0.0
+    same = (got == want) | (got.isnan() & want.isnan())
+    difference = torch.where(same, 0, got - want).abs().nan_to_num(torch.inf, torch.inf)
+    size = torch.where(want.isfinite(), want, 0).abs().square().mean().sqrt()
+    dims = [d for d in range(got.ndim) if d != time]
+    error = difference.square().mean(dims).sqrt() if dims else difference
+    return (error / size.clamp_min(1e-30)).max().item()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call of an op, with the gradients of its outputs: everything `solve` needs."""
+
+    spec: OpSpec
+    case: Case
+    dims: Mapping[str, int]
+    inputs: Mapping[str, Tensor]
+    initial_state: Tensor | None
+    cu_seqlens: Tensor | None
+    output_grad: Tensor
+    state_grad: Tensor
+
+    @classmethod
+    def draw(
+        cls,
+        spec: OpSpec,
+        case: Case,
+        B: int,
+        T: int,
+        dims: Mapping[str, int] | None = None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        lengths: Iterable[int] | None = None,
+        initial_state: bool = True,
+        change: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        seed: int = 0,
+    ) -> "Problem":
+        """Draw a problem from the case's generator, rounded to `dtype`.
+
+        `lengths` packs sequences of these lengths, whose sum is T, into a batch of one; `change`
+        is applied to the float64 inputs, such as one of the case's extremes.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        dims = dict(case.small if dims is None else dims)
+        dtype = case.dtypes[0] if dtype is None else dtype
+        inputs = case.make(B, T, dims, generator)
+        inputs = {n: x.to(dtype) for n, x in (change(inputs) if change else inputs).items()}
+
+        N, cu_seqlens = B, None
+        if lengths is not None:
+            bounds = torch.tensor([0, *lengths]).cumsum(0)
+            N, cu_seqlens = len(bounds) - 1, bounds.to(device)
+        complex_state = spec.complex_state(case.name)
+        wide = torch.complex128 if complex_state else torch.float64
+
+        def normal(shape: Iterable[int], dtype: torch.dtype) -> Tensor:
+            return torch.randn(tuple(shape), dtype=wide, generator=generator).to(dtype).to(device)
+
+        state = spec.state_shape(N, dims)
+        kept = state_dtype(dtype)
+        output = _shapes(spec, case, dims, inputs, cu_seqlens)
+        return cls(
+            spec,
+            case,
+            dims,
+            {n: x.to(device) for n, x in inputs.items()},
+            normal(state, kept) if initial_state else None,
+            cu_seqlens,
+            normal(output, dtype),
+            normal(state, kept),
+        )
+
+    def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> "Problem":
+        """The same numbers in another floating dtype, states and gradients included."""
+
+        def cast(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device, dtype)
+
+        return replace(
+            self,
+            inputs={n: x.to(device, dtype) for n, x in self.inputs.items()},
+            initial_state=cast(self.initial_state),
+            cu_seqlens=None if self.cu_seqlens is None else self.cu_seqlens.to(device),
+            output_grad=cast(self.output_grad),
+            state_grad=cast(self.state_grad),
+        )
+
+
+def _shapes(
+    spec: OpSpec,
+    case: Case,
+    dims: Mapping[str, int],
+    inputs: Mapping[str, Tensor],
+    cu_seqlens: Tensor | None,
+) -> torch.Size:
+    """The shape of the output, from one token of the definition (the batch and T are inputs')."""
+    T = _length(case, inputs)
+    one = {n: x[:1, : case.rows_per_token.get(n, 1)] for n, x in inputs.items()}
+    if T == 0:
+        one = {
+            n: x.new_zeros(1, case.rows_per_token.get(n, 1), *x.shape[2:]) for n, x in one.items()
+        }
+    output, _ = spec.reference(**one, **case.options)
+    B = next(iter(inputs.values())).shape[0]
+    return torch.Size((B, T, *output.shape[2:]))
+
+
+def _length(case: Case, inputs: Mapping[str, Tensor]) -> int:
+    name, x = next(iter(inputs.items()))
+    return x.shape[1] // case.rows_per_token.get(name, 1)
+
+
+def solve(function: Callable[..., Any], problem: Problem, **options: Any) -> dict[str, Tensor]:
+    """Outputs and all gradients of `function` (the op or the reference) on a problem.
+
+    Every output, the final state included, is in the loss.
+    """
+    inputs = {n: x.detach().requires_grad_() for n, x in problem.inputs.items()}
+    h0 = problem.initial_state
+    state = {} if h0 is None else {"initial_state": h0.detach().requires_grad_()}
+    packed = {} if problem.cu_seqlens is None else {"cu_seqlens": problem.cu_seqlens}
+    output, final_state = function(
+        **inputs, **state, **packed, **problem.case.options, return_final_state=True, **options
+    )
+    leaves = {**inputs, **state}
+    grads = torch.autograd.grad(
+        (output, final_state),
+        tuple(leaves.values()),
+        (problem.output_grad, problem.state_grad),
+        materialize_grads=True,
+    )
+    result = {"output": output, "final_state": final_state}
+    result |= {f"d_{n}": g for n, g in zip(leaves, grads, strict=True)}
+    return {n: x.detach() for n, x in result.items()}
+
+
+def oracle(problem: Problem) -> dict[str, Tensor]:
+    """What the reference gives in float64 on the CPU for the problem's rounded numbers."""
+    wide = torch.complex128 if problem.spec.complex_state(problem.case.name) else torch.float64
+    return solve(problem.spec.reference, problem.to(wide))
+
+
+def errors(
+    got: Mapping[str, Tensor], want: Mapping[str, Tensor], dtype: torch.dtype
+) -> dict[str, float]:
+    """The error of every result in units of the eps of `dtype`."""
+    eps = torch.finfo(dtype).eps
+    states = ("final_state", "d_initial_state")
+    return {n: rel_err(got[n], want[n], time=None if n in states else 1) / eps for n in want}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check_kernels` measured: one row per family, case, launch row and dtype."""
+
+    rows: tuple[tuple[str, str, str, str, float, float], ...]
+
+    @property
+    def failures(self) -> tuple[tuple[str, str, str, str, float, float], ...]:
+        """The rows whose error exceeds their bound (or is NaN)."""
+        return tuple(row for row in self.rows if not row[4] <= row[5])
+
+    def __str__(self) -> str:
+        head = ("op", "case", "launch", "dtype", "error/eps", "bound")
+        table = [head, *((*r[:4], f"{r[4]:.2f}", f"{r[5]:.0f}") for r in self.rows)]
+        widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+        return "\n".join(
+            "  ".join(w.ljust(n) for w, n in zip(r, widths, strict=True)) for r in table
+        )
+
+
+def check_kernels(
+    device: torch.device | str | None = None,
+    *,
+    backend: str | None = None,
+    specs: Iterable[OpSpec] | None = None,
+    length: int | None = None,
+) -> Report:
+    """Compare every kernel with the float64 reference: each case, launch row and dtype.
+
+    Outputs, final states and all gradients are compared, for a batch with an initial state and
+    for packed sequences. One call takes seconds on a GPU, most of it compilation.
+
+    Args:
+        device: where the kernels run; the GPU if there is one, else the CPU.
+        backend: as in the ops.
+        specs: the families to check, all by default.
+        length: the sequence length; by default a little over the family's longest tile.
+
+    Returns:
+        A report that prints as a table, the worst error of each row beside its bound.
+
+    Raises:
+        AssertionError: an error beyond its bound, with the table.
+        BackendUnavailableError: the backend can't run on `device`.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    rows = []
+    for spec in SPECS if specs is None else specs:
+        T = length or 2 * max(spec.tiles) + 3
+        name = resolve(torch.empty(0, device=device), backend)
+        for launch in launches(spec, name, device):
+            for case in spec.cases:
+                for dtype in case.dtypes:
+                    error = _worst(spec, case, T, dtype, device, name, launch)
+                    label = "-" if launch is None else _label(launch)
+                    bound = spec.tolerance[dtype]
+                    kind = str(dtype).removeprefix("torch.")
+                    rows.append((spec.name, case.name, f"{name} {label}", kind, error, bound))
+    report = Report(tuple(rows))
+    if report.failures:
+        failed = Report(report.failures)
+        raise AssertionError(f"{len(failed.rows)} of {len(rows)} checks failed\n{failed}")
+    return report
+
+
+def launches(spec: OpSpec, backend: str, device: torch.device) -> tuple[Launch | None, ...]:
+    """The launch rows of a family on `device`; one None where the backend has none."""
+    if backend != "triton" or spec.launch is None:
+        return (None,)
+    return spec.launch.rows_for(device)
+
+
+def launch_forced(spec: OpSpec, launch: Launch | None) -> contextlib.AbstractContextManager[None]:
+    """Run the family's kernels with one launch row inside the block."""
+    if launch is None or spec.launch is None:
+        return contextlib.nullcontext()
+    return spec.launch.forced(launch)
+
+
+def _label(launch: Launch) -> str:
+    tiles = " ".join(f"{n}={v}" for n, v in launch.tiles.items())
+    return f"{launch.arch} {tiles} warps={launch.num_warps}"
+
+
+def _worst(
+    spec: OpSpec,
+    case: Case,
+    T: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    backend: str,
+    launch: Launch | None,
+) -> float:
+    packed = (T // 3, 0, T - T // 3)
+    problems = (
+        Problem.draw(spec, case, 2, T, case.odd, dtype=dtype, device=device),
+        Problem.draw(spec, case, 1, T, case.odd, dtype=dtype, device=device, lengths=packed),
+    )
+    with launch_forced(spec, launch):
+        return max(
+            max(errors(solve(spec.op, p, backend=backend), oracle(p), dtype).values())
+            for p in problems
+        )

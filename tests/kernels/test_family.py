@@ -1,0 +1,457 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The twelve checks that every kernel family passes, driven by its SPEC, on every backend.
+
+Families come from `seqlib_kernels.testing.SPECS`, backends from TARGETS: the CPU kernels in the
+ordinary process, Triton's interpreter in a process of its own, Triton on a GPU where there is one.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+import torch
+from seqlib_kernels import testing
+from seqlib_kernels._core.backend import interpreting
+from seqlib_kernels.testing import Problem, errors, oracle, solve
+from torch.utils._python_dispatch import TorchDispatchMode
+
+pytestmark = pytest.mark.usefixtures("fenced_memory")
+
+
+class Target(NamedTuple):
+    backend: str
+    device: str
+
+
+TARGETS = [
+    pytest.param(Target("cpu", "cpu"), id="cpu"),
+    pytest.param(Target("triton", "cpu"), id="interpreted", marks=pytest.mark.interpret),
+    pytest.param(Target("triton", "cuda"), id="gpu", marks=pytest.mark.gpu),
+]
+CASES = [
+    pytest.param(spec, case, id=f"{spec.name}: {case.name}")
+    for spec in testing.SPECS
+    for case in spec.cases
+]
+DTYPES = [
+    pytest.param(spec, case, dtype, id=f"{spec.name}: {case.name}, {str(dtype)[6:]}")
+    for spec in testing.SPECS
+    for case in spec.cases
+    for dtype in case.dtypes
+]
+EXTREMES = [
+    pytest.param(spec, case, change, id=f"{spec.name}: {case.name}, {name}")
+    for spec in testing.SPECS
+    for case in spec.cases
+    for name, change in case.extremes.items()
+]
+target = pytest.mark.parametrize("target", TARGETS)
+each_case = pytest.mark.parametrize(("spec", "case"), CASES)
+
+
+def draw(spec, case, B, T, target, **options) -> Problem:
+    return Problem.draw(spec, case, B, T, device=target.device, **options)
+
+
+def run(problem, target) -> dict[str, torch.Tensor]:
+    return solve(problem.spec.op, problem, backend=target.backend)
+
+
+def assert_close(got, want, spec, dtype) -> None:
+    """Every result within the family's bound."""
+    bound = spec.tolerance[dtype]
+    over = {n: e for n, e in errors(got, want, dtype).items() if not e <= bound}
+    assert not over, f"errors in eps of {dtype}, bound {bound}: {over}"
+
+
+def single(case) -> torch.dtype:
+    return case.dtypes[1]
+
+
+def cut(problem, i, j) -> dict[str, torch.Tensor]:
+    """The inputs of tokens i to j."""
+    rows = problem.case.rows_per_token
+    return {n: x[:, i * rows.get(n, 1) : j * rows.get(n, 1)] for n, x in problem.inputs.items()}
+
+
+def long_length(spec) -> int:
+    """A length past every tile, a multiple of none."""
+    return 2 * max(spec.tiles) + 3
+
+
+# 1 and 3. Outputs and gradients of every input, with every output in the loss, against float64.
+
+
+@target
+@pytest.mark.parametrize(("spec", "case", "dtype"), DTYPES)
+def test_outputs_and_gradients(spec, case, dtype, target):
+    problem = draw(spec, case, 2, long_length(spec), target, dims=case.odd, dtype=dtype)
+    got = run(problem, target)
+    for name, x in problem.inputs.items():
+        assert got[f"d_{name}"].dtype == x.dtype
+    assert got["output"].dtype == dtype
+    assert_close(got, oracle(problem), spec, dtype)
+
+
+@target
+@each_case
+def test_without_initial_state(spec, case, target):
+    problem = draw(spec, case, 2, 5, target, dtype=single(case), initial_state=False)
+    assert_close(run(problem, target), oracle(problem), spec, single(case))
+
+
+@target
+@each_case
+def test_final_state_unused(spec, case, target):
+    problem = draw(spec, case, 2, 5, target, dtype=single(case))
+    unused = replace(problem, state_grad=torch.zeros_like(problem.state_grad))
+    want = oracle(unused)
+    inputs = {n: x.detach().requires_grad_() for n, x in problem.inputs.items()}
+    output, final_state = spec.op(
+        **inputs, **case.options, initial_state=problem.initial_state, backend=target.backend
+    )
+    assert final_state is None
+    grads = torch.autograd.grad(output, tuple(inputs.values()), problem.output_grad)
+    got = {"output": output} | {f"d_{n}": g for n, g in zip(inputs, grads, strict=True)}
+    assert_close(got, {n: want[n] for n in got}, spec, single(case))
+
+
+@target
+@each_case
+def test_only_the_final_state_used(spec, case, target):
+    problem = draw(spec, case, 2, 5, target, dtype=single(case))
+    unused = replace(problem, output_grad=torch.zeros_like(problem.output_grad))
+    want = oracle(unused)
+    h0 = problem.initial_state.detach().requires_grad_()
+    _, final_state = spec.op(
+        **problem.inputs,
+        **case.options,
+        initial_state=h0,
+        return_final_state=True,
+        backend=target.backend,
+    )
+    (dh0,) = torch.autograd.grad(final_state, h0, problem.state_grad)
+    got = {"final_state": final_state, "d_initial_state": dh0}
+    assert_close(got, {n: want[n] for n in got}, spec, single(case))
+
+
+# 2. gradcheck in float64.
+
+
+@target
+@each_case
+def test_gradcheck(spec, case, target):
+    problem = draw(spec, case, 2, 5, target)
+    names = [*problem.inputs, "initial_state"]
+    leaves = [x.clone().requires_grad_() for x in (*problem.inputs.values(), problem.initial_state)]
+
+    def function(*tensors):
+        arguments = dict(zip(names, tensors, strict=True))
+        return spec.op(**arguments, **case.options, return_final_state=True, backend=target.backend)
+
+    assert torch.autograd.gradcheck(function, leaves, atol=1e-6, fast_mode=True)
+
+
+# 4. Two pieces with the state handed over equal one call.
+
+
+def two_pieces(problem, target, at) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and final state of two calls, cut `at` tokens after where the scan begins."""
+    case, spec = problem.case, problem.spec
+    T = problem.output_grad.shape[1]
+    reverse = case.options.get("reverse", False)
+    spans = [(T - at, T), (0, T - at)] if reverse else [(0, at), (at, T)]
+    state, outputs = problem.initial_state, []
+    for i, j in spans:
+        output, state = spec.op(
+            **cut(problem, i, j),
+            **case.options,
+            initial_state=state,
+            return_final_state=True,
+            backend=target.backend,
+        )
+        outputs.append(output)
+    return torch.cat(outputs[::-1] if reverse else outputs, 1), state
+
+
+@target
+@each_case
+def test_two_pieces_equal_one_call(spec, case, target):
+    T = long_length(spec)
+    problem = draw(spec, case, 2, T, target, dtype=single(case))
+    want = {n: oracle(problem)[n] for n in ("output", "final_state")}
+    for at in (1, T // 2, T - 1):
+        output, state = two_pieces(problem, target, at)
+        got = {"output": output, "final_state": state}
+        assert_close(got, want, spec, single(case))
+
+
+@target
+@each_case
+def test_two_pieces_equal_one_call_bit_for_bit(spec, case, target):
+    c = spec.exact_cut[target.backend]
+    problem = draw(spec, case, 2, c + 7, target, dtype=case.dtypes[-1])
+    whole = run(problem, target)
+    output, state = two_pieces(problem, target, c)
+    assert torch.equal(output, whole["output"])
+    assert torch.equal(state, whole["final_state"])
+
+
+# 5. The step form equals the sequence form.
+
+
+@pytest.mark.parametrize(("spec", "case", "dtype"), DTYPES)
+def test_steps_equal_the_sequence(spec, case, dtype):
+    problem = Problem.draw(spec, case, 2, 7, case.odd, dtype=dtype)
+    options = {n: v for n, v in case.options.items() if n != "reverse"}
+    order = range(6, -1, -1) if case.options.get("reverse") else range(7)
+    state, outputs = problem.initial_state, {}
+    for t in order:
+        outputs[t], state = spec.step(**cut(problem, t, t + 1), **options, state=state)
+        assert outputs[t].dtype == dtype
+        assert state.dtype == problem.initial_state.dtype
+    got = {"output": torch.cat([outputs[t] for t in range(7)], 1), "final_state": state}
+    want = oracle(problem)
+    assert_close(got, {n: want[n] for n in got}, spec, dtype)
+
+
+# 6. Causality: what comes later in the scan changes nothing before it.
+
+
+@target
+@each_case
+def test_causality(spec, case, target):
+    T = long_length(spec)
+    problem = draw(spec, case, 2, T, target, dtype=single(case))
+    before = run(problem, target)["output"]
+    reverse = case.options.get("reverse", False)
+    for t in (0, 1, T // 2, T - 1):
+        other = draw(spec, case, 2, T, target, dtype=single(case), seed=1)
+        rows = case.rows_per_token
+        mixed = {}
+        for n, x in problem.inputs.items():
+            mixed[n] = x.clone()
+            step = slice(t * rows.get(n, 1), (t + 1) * rows.get(n, 1))
+            mixed[n][:, step] = other.inputs[n][:, step]
+        after = run(replace(problem, inputs=mixed), target)["output"]
+        unchanged = slice(t + 1, None) if reverse else slice(0, t)
+        assert torch.equal(after[:, unchanged], before[:, unchanged])
+        assert not torch.equal(after[:, t], before[:, t])
+
+
+# 7. Lengths around the tiles, and none at all; sizes that are no power of two.
+
+
+@target
+@each_case
+def test_lengths(spec, case, target):
+    lengths = {0, 1, 2, 7, *(n + d for n in spec.tiles for d in (-1, 0, 1))}
+    for T in sorted(lengths):
+        problem = draw(spec, case, 2, T, target, dtype=single(case))
+        got, want = run(problem, target), oracle(problem)
+        assert_close(got, want, spec, single(case))
+        if T == 0:
+            assert torch.equal(got["final_state"], problem.initial_state)
+
+
+@target
+@each_case
+def test_no_batch(spec, case, target):
+    problem = draw(spec, case, 0, 3, target, dtype=single(case))
+    assert {n: x.shape for n, x in run(problem, target).items()} == {
+        n: x.shape for n, x in oracle(problem).items()
+    }
+
+
+# 8. Strided and sliced inputs.
+
+
+@target
+@each_case
+def test_strided_inputs(spec, case, target):
+    problem = draw(spec, case, 2, 7, target, dtype=single(case))
+    want = run(problem, target)
+
+    def strided(x):
+        wide = torch.full((*x.shape[:-1], 2 * x.shape[-1] + 1), float("nan")).to(x)
+        wide[..., 1::2] = x
+        return wide[..., 1::2]
+
+    def transposed(x):
+        return x.transpose(0, -1).contiguous().transpose(0, -1)
+
+    def expanded(x):
+        return x[:1].expand_as(x)
+
+    for change in (strided, transposed):
+        changed = replace(
+            problem,
+            inputs={n: change(x) for n, x in problem.inputs.items()},
+            initial_state=change(problem.initial_state),
+            output_grad=change(problem.output_grad),
+            state_grad=change(problem.state_grad),
+        )
+        got = run(changed, target)
+        assert all(torch.equal(got[n], want[n]) for n in want)
+    same = replace(problem, inputs={n: expanded(x) for n, x in problem.inputs.items()})
+    assert_close(run(same, target), oracle(same), spec, single(case))
+
+
+# 9. Extreme values.
+
+
+@target
+@pytest.mark.parametrize(("spec", "case", "change"), EXTREMES)
+def test_extremes(spec, case, change, target):
+    dtype = single(case)
+    problem = draw(spec, case, 2, long_length(spec), target, dtype=dtype, change=change)
+    assert_close(run(problem, target), oracle(problem), spec, dtype)
+
+
+@target
+@each_case
+def test_nan_passes_through(spec, case, target):
+    T = 5
+    problem = draw(spec, case, 2, T, target, dtype=single(case))
+    reverse = case.options.get("reverse", False)
+    seen = slice(0, 3) if reverse else slice(2, T)
+    for name in problem.inputs:
+        row = 2 * case.rows_per_token.get(name, 1)
+        spoilt = {n: x.clone() for n, x in problem.inputs.items()}
+        spoilt[name][0, row] = float("nan")
+        got = run(replace(problem, inputs=spoilt), target)
+        output = got["output"]
+        assert output[0, seen].isnan().any(-1).any(), f"a NaN in {name} vanished"
+        assert not output[1].isnan().any(), f"a NaN in {name} reached another sequence"
+        clean = slice(3, T) if reverse else slice(0, 2)
+        assert not output[0, clean].isnan().any(), f"a NaN in {name} reached earlier steps"
+
+
+# 10. Two runs are identical.
+
+
+@target
+@each_case
+def test_two_runs_identical(spec, case, target):
+    problem = draw(spec, case, 2, long_length(spec), target, dtype=single(case))
+    first, second = run(problem, target), run(problem, target)
+    assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+# 11. The operators are registered properly and compile.
+
+
+class _Record(TorchDispatchMode):
+    """Keeps the arguments of every operator of this library."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "seqlib":
+            self.calls.append((func, args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+@target
+@each_case
+@pytest.mark.no_fence
+def test_opcheck(spec, case, target):
+    record = _Record()
+    problems = [
+        draw(spec, case, 2, 3, target, dtype=single(case)),
+        draw(spec, case, 1, 3, target, dtype=single(case), lengths=(2, 1), initial_state=False),
+    ]
+    with record:
+        for problem in problems:
+            run(problem, target)
+    assert len(record.calls) >= 4, "forward and backward should be operators"
+    for func, args, kwargs in record.calls:
+        torch.library.opcheck(func, args, kwargs)
+
+
+@target
+@each_case
+@pytest.mark.no_fence
+def test_compiles_to_one_dynamic_graph(spec, case, target):
+    torch.compiler.reset()
+
+    def call(*args, **kwargs):
+        return spec.op(*args, **kwargs)
+
+    compiled = torch.compile(call, fullgraph=True, dynamic=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for T in (5, 9):
+            problem = draw(spec, case, 2, T, target, dtype=single(case))
+            got = solve(compiled, problem, backend=target.backend)
+            want = run(problem, target)
+            assert all(torch.equal(got[n], want[n]) for n in want)
+
+
+# Packed sequences.
+
+
+@target
+@each_case
+def test_packed_equals_separate_calls(spec, case, target):
+    lengths = (3, 0, 1, max(spec.tiles) + 2)
+    dtype = single(case)
+    problem = draw(spec, case, 1, sum(lengths), target, dtype=dtype, lengths=lengths)
+    got = run(problem, target)
+    assert_close(got, oracle(problem), spec, dtype)
+    start = 0
+    for n, length in enumerate(lengths):
+        output, state = spec.op(
+            **cut(problem, start, start + length),
+            **case.options,
+            initial_state=problem.initial_state[n : n + 1],
+            return_final_state=True,
+            backend=target.backend,
+        )
+        assert torch.equal(output, got["output"][:, start : start + length])
+        assert torch.equal(state, got["final_state"][n : n + 1])
+        start += length
+
+
+@target
+@each_case
+def test_packed_int32_without_state(spec, case, target):
+    problem = draw(
+        spec, case, 1, 5, target, dtype=single(case), lengths=(2, 3), initial_state=False
+    )
+    problem = replace(problem, cu_seqlens=problem.cu_seqlens.int())
+    assert_close(run(problem, target), oracle(problem), spec, single(case))
+
+
+# The reference as a backend, and every launch row.
+
+
+@each_case
+def test_reference_backend(spec, case):
+    for dtype in case.dtypes:
+        problem = Problem.draw(spec, case, 2, 5, case.odd, dtype=dtype)
+        got = solve(spec.op, problem, backend="reference")
+        assert_close(got, oracle(problem), spec, dtype)
+
+
+LAUNCHES = [
+    pytest.param(spec, row, id=f"{spec.name}: {i}")
+    for spec in testing.SPECS
+    if spec.launch is not None
+    for i, row in enumerate(spec.launch.rows)
+    if interpreting() == (row.arch == "interpreter")
+]
+
+
+@target
+@pytest.mark.parametrize(("spec", "row"), LAUNCHES)
+def test_launch_rows(spec, row, target):
+    if target.backend != "triton":
+        return
+    with spec.launch.forced(row):
+        for case in spec.cases:
+            problem = draw(
+                spec, case, 1, long_length(spec), target, dims=case.odd, dtype=single(case)
+            )
+            assert_close(run(problem, target), oracle(problem), spec, single(case))
