@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where each token of a packed row stands."""
+
+import torch
+from torch import Tensor
+
+
+def sequence_and_position(cu_seqlens: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The sequence each of `length` packed tokens belongs to, and its position in there.
+
+    Args:
+        cu_seqlens: [N+1] boundaries of the sequences; empty ones are allowed.
+
+    Returns:
+        sequence, position: [length] int64 each.
+    """
+    bounds = cu_seqlens.long()
+    t = torch.arange(length, device=bounds.device)
+    sequence = torch.searchsorted(bounds, t, right=True) - 1
+    return sequence, t - bounds[sequence]

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models in the transformers idiom, registered with its Auto classes on import."""
+
+from .cache import StateLayer, build_cache
+from .lm import (
+    SeqLMConfig,
+    SeqLMForCausalLM,
+    SeqLMForSequenceClassification,
+    SeqLMForTokenClassification,
+    SeqLMModel,
+)
+
+__all__ = [
+    "SeqLMConfig",
+    "SeqLMForCausalLM",
+    "SeqLMForSequenceClassification",
+    "SeqLMForTokenClassification",
+    "SeqLMModel",
+    "StateLayer",
+    "build_cache",
+]

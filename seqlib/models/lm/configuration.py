@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of the language model."""
+
+import inspect
+from dataclasses import fields
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from transformers import GenerationConfig, PreTrainedConfig
+
+from ...layers.mlp import swiglu_width
+from ...mixers import mixer_class
+from ...mixers.names import unknown_name
+
+# Keywords without a field that transformers itself passes to a configuration or reads back from
+# its JSON file.
+_BASE_NAMES = frozenset(
+    "attn_implementation auto_map custom_pipelines experts_implementation finetuning_task "
+    "name_or_path num_labels output_attentions per_layer_config prefix quantization_config "
+    "sep_token_id tokenizer_class torch_dtype".split()
+)
+
+
+@strict
+class SeqLMConfig(PreTrainedConfig):
+    """What a `SeqLMModel` is made of.
+
+    Args:
+        vocab_size: number of token ids.
+        hidden_size: D, the width of the residual stream.
+        num_hidden_layers: number of blocks; the length of `block_types`, or 24.
+        block_types: the mixer of each block by name (`seqlib.mixers.MIXERS`); by default every
+            one is "delta_net".
+        mixer_kwargs: options by mixer name, such as {"delta_net": {"num_heads": 4}}.
+        intermediate_size: inner width of the MLPs; 8/3 D rounded up to a multiple of 256.
+        rms_norm_eps: of the norms between blocks; mixers have their own option.
+        initializer_range: standard deviation of fresh projections and embeddings.
+        tie_word_embeddings: the output layer is the embedding.
+        use_cache: return states unless a call says otherwise.
+        pad_token_id, bos_token_id, eos_token_id: special tokens, where there are any.
+        max_position_embeddings: the length the model was trained on; nothing is limited by it.
+
+    Raises:
+        ValueError: an unknown keyword, mixer or option (the message names the nearest known
+            one), a value out of range, or a configuration of another architecture.
+        StrictDataclassFieldValidationError: a value of the wrong type.
+    """
+
+    model_type = "seqlib_lm"
+
+    vocab_size: int = 32000
+    hidden_size: int = 1024
+    num_hidden_layers: int | None = None
+    block_types: list[str] | None = None
+    mixer_kwargs: dict[str, dict[str, Any]] | None = None
+    intermediate_size: int | None = None
+    rms_norm_eps: float | int = 1e-6
+    initializer_range: float | int = 0.02
+    tie_word_embeddings: bool = False
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    max_position_embeddings: int = 2048
+
+    def __post_init__(self, **kwargs):
+        _check_keywords(kwargs)
+        model_type = kwargs.pop("model_type", self.model_type)
+        if model_type != self.model_type:
+            raise ValueError(
+                f"this is the configuration of a {model_type!r} model, not of {self.model_type!r}"
+            )
+        if self.num_hidden_layers is None:
+            self.num_hidden_layers = 24 if self.block_types is None else len(self.block_types)
+        if self.block_types is None:
+            self.block_types = ["delta_net"] * self.num_hidden_layers
+        if self.mixer_kwargs is None:
+            self.mixer_kwargs = {}
+        if self.intermediate_size is None:
+            self.intermediate_size = swiglu_width(self.hidden_size)
+        super().__post_init__(**kwargs)
+
+    @property
+    def layer_types(self) -> list[str]:
+        """transformers' standard name for the kind of each block."""
+        return [mixer_class(name).layer_type for name in self.block_types or ()]
+
+    def validate_architecture(self):
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if len(self.block_types) != self.num_hidden_layers:
+            raise ValueError(
+                f"block_types must name num_hidden_layers={self.num_hidden_layers} mixers, got "
+                f"{len(self.block_types)}: {self.block_types}"
+            )
+        for name in self.mixer_kwargs:
+            mixer_class(name)
+        for name in dict.fromkeys(self.block_types):
+            with torch.device("meta"):  # a mixer checks its options itself
+                build_mixer(self, name)
+
+
+def build_mixer(config: SeqLMConfig, name: str) -> torch.nn.Module:
+    """The mixer `name` with the options `config` has for it.
+
+    Raises:
+        ValueError: an unknown mixer or option, or a value the mixer refuses.
+    """
+    mixer = mixer_class(name)
+    options = config.mixer_kwargs.get(name, {})
+    known = inspect.signature(mixer.__init__).parameters.keys() - {"self", "hidden_size"}
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of {name}", option, known)
+    return mixer(config.hidden_size, **options)
+
+
+def _check_keywords(kwargs: dict[str, Any]) -> None:
+    known = {field.name for field in fields(SeqLMConfig)} | _BASE_NAMES
+    generation = GenerationConfig().to_dict()
+    for name in kwargs:
+        if name in _BASE_NAMES or name == "model_type" or name.startswith("_"):
+            continue
+        if name in generation:
+            raise ValueError(f"{name} belongs in model.generation_config, not in the configuration")
+        raise unknown_name("configuration field", name, known)

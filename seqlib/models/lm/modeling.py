@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The language model: embedding, blocks of mixer and MLP, norm, and the next-token head."""
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from ...layers.half_precision import warn_if_slow
+from ...layers.mlp import SwiGLU
+from ...layers.norm import RMSNorm
+from ..cache import build_cache, check_cache
+from .configuration import SeqLMConfig, build_mixer
+from .inputs import boundaries, real_tokens, without_first_labels
+
+
+class SeqBlock(GradientCheckpointingLayer):
+    """`x + mixer(norm(x))`, then `x + mlp(norm(x))`."""
+
+    def __init__(self, config: SeqLMConfig, layer_idx: int):
+        super().__init__()
+        self.layer_idx = layer_idx
+        self.mixer_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mixer = build_mixer(config, config.block_types[layer_idx])
+        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        *,
+        past_key_values: Cache | None = None,
+        mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> Tensor:
+        """[B, T, D] to [B, T, D]; reads and replaces its own state in `past_key_values`."""
+        memory = None if past_key_values is None else past_key_values.layers[self.layer_idx]
+        mixed, state = self.mixer(
+            self.mixer_norm(hidden_states),
+            state=None if memory is None else memory.state,
+            mask=mask,
+            cu_seqlens=cu_seqlens,
+            return_state=memory is not None,
+        )
+        if memory is not None:
+            memory.write(state, hidden_states.shape[1])
+        hidden_states = hidden_states + mixed
+        return hidden_states + self.mlp(self.mlp_norm(hidden_states))
+
+
+class SeqLMPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation."""
+
+    config_class = SeqLMConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SeqBlock"]
+    _can_record_outputs = {"hidden_states": SeqBlock}
+    _keep_in_fp32_modules_strict = ["A_log", "dt_bias"]
+    _is_stateful = True
+    _supports_sdpa = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if hasattr(module, "initial_values"):
+            for name, value in module.initial_values().items():
+                init.copy_(getattr(module, name), value)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers, with a damaged weights file named as such.
+
+        Raises:
+            ValueError: a checkpoint of another architecture.
+            OSError: a missing or damaged file.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except SafetensorError as error:
+            raise OSError(
+                f"a weights file of {pretrained_model_name_or_path!r} is damaged or incomplete "
+                f"({error}); get it again or take an earlier checkpoint"
+            ) from error
+
+
+class SeqLMModel(SeqLMPreTrainedModel):
+    """Token ids to hidden states."""
+
+    def __init__(self, config: SeqLMConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(SeqBlock(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        cu_seqlens: Tensor | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPast:
+        """Run the blocks.
+
+        Args:
+            input_ids: [B, T]; or `inputs_embeds` [B, T, D], one of the two.
+            attention_mask: [B, T] or [B, seen + T], 0 at padding, which may stand anywhere: it
+                changes neither other outputs nor the states.
+            position_ids: read only to find where packed sequences start (values 0), when B = 1
+                and there is neither a mask nor a cache; positions themselves are counted.
+            past_key_values: a cache from an earlier call, continued and changed in place.
+            use_cache: return a cache; not for packed sequences.
+            cu_seqlens: [N+1] boundaries of sequences packed into B = 1; a mask beside it is
+                ignored.
+
+        Raises:
+            ValueError, TypeError: arguments that do not fit together; the message names them.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("exactly one of input_ids and inputs_embeds must be given")
+        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if past_key_values is not None:
+            check_cache(past_key_values, len(self.layers))
+        if cu_seqlens is None and position_ids is not None:
+            cu_seqlens = boundaries(position_ids, attention_mask, past_key_values)
+        if cu_seqlens is not None:
+            if past_key_values is not None:
+                raise ValueError(
+                    "cu_seqlens does not go with past_key_values: packed sequences "
+                    "start from nothing and are not continued"
+                )
+            use_cache, mask = False, None
+        else:
+            mask = real_tokens(attention_mask, hidden_states)
+        if use_cache and past_key_values is None:
+            past_key_values = build_cache(len(self.layers))
+        if not torch.compiler.is_compiling():
+            warn_if_slow(self.norm.weight)
+
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states, past_key_values=past_key_values, mask=mask, cu_seqlens=cu_seqlens
+            )
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states),
+            past_key_values=past_key_values if use_cache else None,
+        )
+
+
+class SeqLMForCausalLM(SeqLMPreTrainedModel, GenerationMixin):
+    """Next-token prediction and generation."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: SeqLMConfig):
+        super().__init__(config)
+        self.model = SeqLMModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        cu_seqlens: Tensor | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, T, vocab_size], and the loss if there are labels.
+
+        Args:
+            labels: [B, T] token ids, -100 where nothing is predicted; shifted inside. The first
+                token of a packed sequence is never predicted from the one before it.
+            logits_to_keep: the last so many positions (0: all), or their indices.
+            kwargs: `position_ids`; and for the loss `num_items_in_batch`, `shift_labels`.
+
+        The other arguments as in `SeqLMModel.forward`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            cu_seqlens=cu_seqlens,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        if isinstance(logits_to_keep, int):
+            hidden_states = hidden_states[:, -logits_to_keep:]
+        else:
+            hidden_states = hidden_states[:, logits_to_keep]
+        logits = self.lm_head(hidden_states)
+        loss = None
+        if labels is not None:
+            if cu_seqlens is not None:
+                labels = without_first_labels(labels, cu_seqlens)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
+
+    def _prepare_cache_for_generation(
+        self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+    ):
+        if model_kwargs.get("past_key_values") is not None:
+            return super()._prepare_cache_for_generation(
+                generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+            )
+        if generation_config.cache_implementation not in (None, "dynamic"):
+            raise ValueError(
+                "cache_implementation must be None or 'dynamic': states have their own size, got "
+                f"{generation_config.cache_implementation!r}"
+            )
+        if generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = build_cache(len(self.model.layers))
+        return None
