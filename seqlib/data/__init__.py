@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text for training: corpora, tokenizers and packed token files."""
+
+from .corpus import Corpus, Documents
+from .load import CORPORA, load_corpus
+from .packing import PackedDataset, PackedTokens, pack_documents
+from .tokenizer import byte_tokenizer, train_tokenizer
+
+__all__ = [
+    "CORPORA",
+    "Corpus",
+    "Documents",
+    "PackedDataset",
+    "PackedTokens",
+    "byte_tokenizer",
+    "load_corpus",
+    "pack_documents",
+    "train_tokenizer",
+]

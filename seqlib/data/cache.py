@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where prepared data lives, and how a folder of it appears whole or not at all."""
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The cache directory: `cache_dir`, else `$SEQLIB_DATA`, else `~/.cache/seqlib`."""
+    return Path(cache_dir or os.environ.get("SEQLIB_DATA") or "~/.cache/seqlib").expanduser()
+
+
+@contextlib.contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """A scratch directory beside `target` that is renamed to `target` when the block succeeds.
+
+    Readers never see half of it: after an exception (a full disk, an interrupt) the scratch
+    directory is removed and `target` is absent. When another process finished first, its result
+    stays and this one is thrown away, so both must be made from the same inputs.
+
+    Raises:
+        OSError: writing failed; the message names `target`.
+    """
+    scratch = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        try:
+            scratch.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A data set by its Hugging Face name, or a local folder that `datasets` can load."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from .corpus import Document, Preparation
+from .splits import hash_split
+
+VERSION = "hub-v1"
+
+
+def hub_dataset(name: str, config: str | None, text_column: str) -> Preparation:
+    """The texts in `text_column` of every split of a data set.
+
+    Splits called train, validation (or valid, val, dev) and test are kept; what is missing beside
+    train is taken from it by the hash of the row number.
+
+    Raises:
+        ImportError: the package `datasets` is missing.
+        ValueError: the data set can't be loaded, has no train split or no such column.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"dataset_name={name!r} needs the package datasets: pip install 'seqlib[data]'"
+        ) from error
+    try:
+        loaded: Any = datasets.load_dataset(name, config)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"dataset_name {name!r} cannot be loaded: {error}") from error
+    if "train" not in loaded:
+        raise ValueError(f"dataset_name {name!r} has no train split, it has {', '.join(loaded)}")
+    for split, rows in loaded.items():
+        if text_column not in rows.column_names:
+            raise ValueError(
+                f"text_column {text_column!r} is not in the {split} split of {name!r}, "
+                f"it has {', '.join(rows.column_names)}"
+            )
+    validation = next((s for s in ("validation", "valid", "val", "dev") if s in loaded), None)
+
+    def documents() -> Iterator[Document]:
+        for i, text in enumerate(loaded["train"][text_column]):
+            split = hash_split(VERSION, str(i))
+            if (split == "validation" and validation) or (split == "test" and "test" in loaded):
+                split = "train"
+            yield Document(split, text or "")
+        for source, split in ((validation, "validation"), ("test", "test")):
+            for text in loaded[source][text_column] if source in loaded else ():
+                yield Document(split, text or "")
+
+    fingerprints = {split: rows._fingerprint for split, rows in loaded.items()}
+    key = hashlib.sha256(repr((name, config, text_column, fingerprints)).encode()).hexdigest()
+    return Preparation(
+        name=f"dataset {name}",
+        folder=f"{VERSION}-{key[:16]}",
+        documents=documents,
+        about={"versions": {"datasets": datasets.__version__}, "licence": _licence(loaded)},
+    )
+
+
+def _licence(loaded: Any) -> str:
+    return loaded["train"].info.license or "see the data set's card"
