@@ -61,7 +61,7 @@ class OpSpec:
     Attributes:
         op: the public function.
         reference: the loop over time, called with the same arguments.
-        step: the one-token update: the inputs of `op` with T = 1 and `state`; None if there is none.
+        step: the one-token update, with the inputs of `op` at T = 1 and `state`; None if none.
         state_shape: `state_shape(N, dims)` of the state of N sequences.
         complex_state: `complex_state(case name)`: whether the state is complex.
         tiles: lengths at which kernels change path; tests try each with one less and one more.

@@ -5,6 +5,7 @@ import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import torch
 
@@ -27,9 +28,7 @@ def split(work: Callable[[int, int], None], jobs: int, threads: int) -> None:
             work(0, jobs)
         return
     edges = [jobs * i // threads for i in range(threads + 1)]
-    others = [
-        _pool(os.getpid()).submit(work, i, j) for i, j in zip(edges[1:-1], edges[2:], strict=True)
-    ]
+    others = [_pool(os.getpid()).submit(work, i, j) for i, j in pairwise(edges[1:])]
     work(0, edges[1])
     for other in others:
         other.result()

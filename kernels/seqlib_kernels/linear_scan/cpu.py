@@ -32,14 +32,15 @@ def forward(
     reverse: bool,
 ) -> None:
     """Fill h [B, T, D] and hT [N, D]; every tensor is contiguous."""
-    hT.copy_(h0) if h0 is not None else hT.zero_()
+    state = array(hT)
+    state[:] = 0 if h0 is None else array(h0)
     if not h.numel():
         return
     a_, b_, h_ = (array(x).reshape(-1, x.shape[-1]) for x in (a, b, h))
     plan = _Plan(b, hT, cu_seqlens)
-    carry = plan.carries(a_, b_, array(hT), reverse, False)
+    carry = plan.carries(a_, b_, state, reverse, False)
     plan.run(_scan, a_, b_, h_, carry, reverse)
-    plan.finish(carry, array(hT))
+    plan.finish(carry, state)
 
 
 def backward(
@@ -55,15 +56,16 @@ def backward(
     reverse: bool,
 ) -> None:
     """Fill da, db [B, T, D] and dh0 [N, D]; every tensor is contiguous."""
-    dh0.copy_(dhT)
+    state = array(dh0)
+    state[:] = array(dhT)
     if not h.numel():
         return
-    h0_ = np.zeros_like(array(dh0)) if h0 is None else array(h0)
+    h0_ = np.zeros_like(state) if h0 is None else array(h0)
     a_, h_, dh_, da_, db_ = (array(x).reshape(-1, x.shape[-1]) for x in (a, h, dh, da, db))
     plan = _Plan(h, dh0, cu_seqlens)
-    carry = plan.carries(a_, dh_, array(dh0), not reverse, True)
+    carry = plan.carries(a_, dh_, state, not reverse, True)
     plan.run(_adjoint, a_, h_, h0_, dh_, da_, db_, carry, reverse)
-    plan.finish(carry, array(dh0))
+    plan.finish(carry, state)
 
 
 class _Plan:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The definition of the linear scan: a plain loop over time."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -17,25 +19,16 @@ def linear_scan(
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """`linear_scan` as it is defined; the arguments are those of the op and are not checked."""
-    B, T, D = b.shape
-    if cu_seqlens is None:
-        h0 = (
-            b.new_zeros(B, D, dtype=state_dtype(b.dtype))
-            if initial_state is None
-            else initial_state
-        )
-        h, final_state = _scan(a, b, h0, reverse)
+    bounds = None if cu_seqlens is None else cu_seqlens.tolist()
+    N = b.shape[0] if bounds is None else len(bounds) - 1
+    if initial_state is None:
+        initial_state = b.new_zeros(N, b.shape[2], dtype=state_dtype(b.dtype))
+    if bounds is None:
+        h, final_state = _scan(a, b, initial_state, reverse)
     else:
-        bounds = cu_seqlens.tolist()
-        N = len(bounds) - 1
-        h0 = (
-            b.new_zeros(N, D, dtype=state_dtype(b.dtype))
-            if initial_state is None
-            else initial_state
-        )
-        spans = zip(bounds[:-1], bounds[1:], strict=True)
         pieces = [
-            _scan(a[:, i:j], b[:, i:j], h0[n : n + 1], reverse) for n, (i, j) in enumerate(spans)
+            _scan(a[:, i:j], b[:, i:j], initial_state[n : n + 1], reverse)
+            for n, (i, j) in enumerate(pairwise(bounds))
         ]
         h = torch.cat([piece[0] for piece in pieces], 1)
         final_state = torch.cat([piece[1] for piece in pieces], 0)

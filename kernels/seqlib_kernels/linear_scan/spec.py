@@ -8,9 +8,9 @@ import torch
 from torch import Generator
 
 from .._core.spec import Case, Inputs, OpSpec
+from . import reference
 from .launch import LAUNCH
 from .op import linear_scan
-from . import reference
 from .step import linear_scan_step
 
 
