@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Root-mean-square normalisation, plain and gated."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ class RMSNorm(nn.Module):
     Source: arXiv 1910.07467; the gated form as in arXiv 2412.06464 (norm first, then the gate).
     """
 
-    _no_weight_decay = ("weight",)
+    no_weight_decay: ClassVar = ("weight",)
 
     def __init__(self, dim: int, eps: float = 1e-6):
         super().__init__()

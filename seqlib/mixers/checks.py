@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of options and arguments that mixers share."""
-
-from torch import Tensor
+"""Checks of options that mixers share."""
 
 
 def check_positive(**options: float | None) -> None:
@@ -16,17 +14,3 @@ def whole(name: str, value: float, meaning: str) -> int:
     if value != int(value) or value < 1:
         raise ValueError(f"{name} must be a whole number above zero, got {meaning} = {value:g}")
     return int(value)
-
-
-def check_call(
-    state: dict[str, Tensor] | None,
-    mask: Tensor | None,
-    cu_seqlens: Tensor | None,
-    return_state: bool,
-) -> None:
-    """Refuse packed sequences beside a state or a mask."""
-    if cu_seqlens is not None and (state is not None or mask is not None or return_state):
-        raise ValueError(
-            "cu_seqlens goes with neither state, mask nor return_state: packed sequences start "
-            "from nothing, hold no padding and are not continued"
-        )

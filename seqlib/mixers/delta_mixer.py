@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from ..layers.norm import RMSNorm
 from ..layers.short_conv import ShortConvolution
-from .checks import check_call, check_positive
+from .base import Mixer, check_call
+from .checks import check_positive
 
 
-class DeltaMixer(nn.Module):
+class DeltaMixer(Mixer):
     """A recurrence whose state is corrected towards `S'k = v` by `num_householder` steps a token.
 
     q, k, v = projections of x, a short convolution and silu; beta = sigmoid(b_proj(x)), twice
@@ -34,8 +35,7 @@ class DeltaMixer(nn.Module):
     `v_conv` [B, conv_size - 1, channels]: the same size after any number of tokens.
     """
 
-    layer_type: ClassVar[str] = "linear_attention"
-    _no_weight_decay = ("A_log", "dt_bias")
+    no_weight_decay: ClassVar = ("A_log", "dt_bias")
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class DeltaMixer(nn.Module):
         negative_eigenvalues: bool,
         norm_eps: float,
     ):
-        super().__init__()
+        super().__init__(hidden_size)
         check_positive(num_householder=num_householder, conv_size=conv_size, norm_eps=norm_eps)
         if num_v_heads % num_heads:
             raise ValueError(
@@ -77,8 +77,8 @@ class DeltaMixer(nn.Module):
             self.v_conv1d = ShortConvolution(n * v_dim, conv_size)
         if use_forget_gate:
             self.a_proj = nn.Linear(hidden_size, num_v_heads, bias=False)
-            for name, value in self.initial_values().items():
-                self.register_parameter(name, nn.Parameter(value))
+            own = self.initial_values()
+            self.A_log, self.dt_bias = nn.Parameter(own["A_log"]), nn.Parameter(own["dt_bias"])
         if use_gate:
             self.g_proj = nn.Linear(hidden_size, v_dim, bias=False)
         self.o_norm = RMSNorm(head_v_dim, norm_eps)
@@ -102,25 +102,25 @@ class DeltaMixer(nn.Module):
         cu_seqlens: Tensor | None = None,
         return_state: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Mix x [B, T, D] along time; arguments and results as in `seqlib.mixers`."""
         check_call(state, mask, cu_seqlens, return_state)
         B, T, _ = x.shape
         n = self.num_householder
         new_state: dict[str, Tensor] = {}
         inputs = {"q": self.q_proj(x), "k": self.k_proj(x), "v": self.v_proj(x)}
-        for name, value in inputs.items():
-            if not self.use_short_conv:
-                inputs[name] = F.silu(value)
-                continue
-            inputs[name], last = self.get_submodule(f"{name}_conv1d")(
-                value,
-                state=None if state is None else state[f"{name}_conv"],
-                mask=mask,
-                cu_seqlens=cu_seqlens,
-                return_state=return_state,
-            )
-            if last is not None:
-                new_state[f"{name}_conv"] = last
+        if self.use_short_conv:
+            convs = {"q": self.q_conv1d, "k": self.k_conv1d, "v": self.v_conv1d}
+            for name, conv in convs.items():
+                inputs[name], last = conv(
+                    inputs[name],
+                    state=None if state is None else state[f"{name}_conv"],
+                    mask=mask,
+                    cu_seqlens=cu_seqlens,
+                    return_state=return_state,
+                )
+                if last is not None:
+                    new_state[f"{name}_conv"] = last
+        else:
+            inputs = {name: F.silu(value) for name, value in inputs.items()}
         q = inputs["q"].view(B, T, self.num_heads, self.head_k_dim)
         k = inputs["k"].view(B, T * n, self.num_heads, self.head_k_dim)
         v = inputs["v"].view(B, T * n, self.num_v_heads, self.head_v_dim)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from ..layers.norm import RMSNorm
 from ..layers.packed import sequence_and_position
 from ..layers.rotary import rotate
-from .checks import check_call, check_positive
+from .base import Mixer, check_call
+from .checks import check_positive
 
 
-class FullAttention(nn.Module):
+class FullAttention(Mixer):
     """Causal attention with rotary positions and keys shared by groups of heads.
 
     Positions count real tokens only, so padding on either side moves nothing.
@@ -44,7 +45,7 @@ class FullAttention(nn.Module):
         rope_theta: float = 10000.0,
         norm_eps: float = 1e-6,
     ):
-        super().__init__()
+        super().__init__(hidden_size)
         check_positive(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim)
         check_positive(rope_theta=rope_theta, norm_eps=norm_eps)
         self.num_heads = num_heads or max(1, hidden_size // 128)
@@ -79,7 +80,6 @@ class FullAttention(nn.Module):
         cu_seqlens: Tensor | None = None,
         return_state: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
-        """Mix x [B, T, D] along time; arguments and results as in `seqlib.mixers`."""
         check_call(state, mask, cu_seqlens, return_state)
         B, T, _ = x.shape
         past = 0 if state is None else state["k"].shape[1]

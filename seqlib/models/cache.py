@@ -3,7 +3,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 

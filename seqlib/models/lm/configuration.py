@@ -15,11 +15,12 @@ from ...mixers.names import unknown_name
 
 # Keywords without a field that transformers itself passes to a configuration or reads back from
 # its JSON file.
-_BASE_NAMES = frozenset(
-    "attn_implementation auto_map custom_pipelines experts_implementation finetuning_task "
-    "name_or_path num_labels output_attentions per_layer_config prefix quantization_config "
-    "sep_token_id tokenizer_class torch_dtype".split()
-)
+_BASE_NAMES = {
+    *("attn_implementation", "auto_map", "custom_pipelines", "experts_implementation"),
+    *("finetuning_task", "model_type", "name_or_path", "num_labels", "output_attentions"),
+    *("per_layer_config", "prefix", "quantization_config", "sep_token_id", "tokenizer_class"),
+    "torch_dtype",
+}
 
 
 @strict
@@ -90,14 +91,15 @@ class SeqLMConfig(PreTrainedConfig):
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if len(self.block_types) != self.num_hidden_layers:
+        block_types = self.block_types or []
+        if len(block_types) != self.num_hidden_layers:
             raise ValueError(
                 f"block_types must name num_hidden_layers={self.num_hidden_layers} mixers, got "
-                f"{len(self.block_types)}: {self.block_types}"
+                f"{len(block_types)}: {block_types}"
             )
-        for name in self.mixer_kwargs:
+        for name in self.mixer_kwargs or {}:
             mixer_class(name)
-        for name in dict.fromkeys(self.block_types):
+        for name in dict.fromkeys(block_types):
             with torch.device("meta"):  # a mixer checks its options itself
                 build_mixer(self, name)
 
@@ -109,7 +111,7 @@ def build_mixer(config: SeqLMConfig, name: str) -> torch.nn.Module:
         ValueError: an unknown mixer or option, or a value the mixer refuses.
     """
     mixer = mixer_class(name)
-    options = config.mixer_kwargs.get(name, {})
+    options = (config.mixer_kwargs or {}).get(name, {})
     known = inspect.signature(mixer.__init__).parameters.keys() - {"self", "hidden_size"}
     for option in options:
         if option not in known:
@@ -121,7 +123,7 @@ def _check_keywords(kwargs: dict[str, Any]) -> None:
     known = {field.name for field in fields(SeqLMConfig)} | _BASE_NAMES
     generation = GenerationConfig().to_dict()
     for name in kwargs:
-        if name in _BASE_NAMES or name == "model_type" or name.startswith("_"):
+        if name in _BASE_NAMES or name.startswith("_"):
             continue
         if name in generation:
             raise ValueError(f"{name} belongs in model.generation_config, not in the configuration")

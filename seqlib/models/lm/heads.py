@@ -18,7 +18,7 @@ class SeqLMForSequenceClassification(SeqLMPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = SeqLMModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.score = nn.Linear(config.hidden_size, config.num_labels or 2, bias=False)
         self.post_init()
 
     @can_return_tuple
@@ -75,7 +75,7 @@ class SeqLMForTokenClassification(SeqLMPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = SeqLMModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.score = nn.Linear(config.hidden_size, config.num_labels or 2)
         self.post_init()
 
     @can_return_tuple

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The language model: embedding, blocks of mixer and MLP, norm, and the next-token head."""
 
+from typing import cast
+
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -13,9 +15,10 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.half_precision import warn_if_slow
-from ...layers.mlp import SwiGLU
+from ...layers.initial_values import InitialValues
+from ...layers.mlp import SwiGLU, swiglu_width
 from ...layers.norm import RMSNorm
-from ..cache import build_cache, check_cache
+from ..cache import StateLayer, build_cache, check_cache
 from .configuration import SeqLMConfig, build_mixer
 from .inputs import boundaries, real_tokens, without_first_labels
 
@@ -23,13 +26,14 @@ from .inputs import boundaries, real_tokens, without_first_labels
 class SeqBlock(GradientCheckpointingLayer):
     """`x + mixer(norm(x))`, then `x + mlp(norm(x))`."""
 
-    def __init__(self, config: SeqLMConfig, layer_idx: int):
+    def __init__(self, config: SeqLMConfig, layer_idx: int, mixer_name: str):
         super().__init__()
+        width = config.intermediate_size or swiglu_width(config.hidden_size)
         self.layer_idx = layer_idx
         self.mixer_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mixer = build_mixer(config, config.block_types[layer_idx])
+        self.mixer = build_mixer(config, mixer_name)
         self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
+        self.mlp = SwiGLU(config.hidden_size, width)
 
     def forward(
         self,
@@ -40,7 +44,9 @@ class SeqBlock(GradientCheckpointingLayer):
         cu_seqlens: Tensor | None = None,
     ) -> Tensor:
         """[B, T, D] to [B, T, D]; reads and replaces its own state in `past_key_values`."""
-        memory = None if past_key_values is None else past_key_values.layers[self.layer_idx]
+        memory = None
+        if past_key_values is not None:
+            memory = cast(StateLayer, past_key_values.layers[self.layer_idx])
         mixed, state = self.mixer(
             self.mixer_norm(hidden_states),
             state=None if memory is None else memory.state,
@@ -48,7 +54,7 @@ class SeqBlock(GradientCheckpointingLayer):
             cu_seqlens=cu_seqlens,
             return_state=memory is not None,
         )
-        if memory is not None:
+        if memory is not None and state is not None:
             memory.write(state, hidden_states.shape[1])
         hidden_states = hidden_states + mixed
         return hidden_states + self.mlp(self.mlp_norm(hidden_states))
@@ -60,34 +66,48 @@ class SeqLMPreTrainedModel(PreTrainedModel):
     config_class = SeqLMConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["SeqBlock"]
-    _can_record_outputs = {"hidden_states": SeqBlock}
-    _keep_in_fp32_modules_strict = ["A_log", "dt_bias"]
+    _no_split_modules = ["SeqBlock"]  # noqa: RUF012 - as the base class declares them
+    _can_record_outputs = {"hidden_states": SeqBlock}  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["A_log", "dt_bias"]  # noqa: RUF012
     _is_stateful = True
     _supports_sdpa = True
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if hasattr(module, "initial_values"):
+        if isinstance(module, InitialValues):
             for name, value in module.initial_values().items():
                 init.copy_(getattr(module, name), value)
 
+    def post_init(self) -> None:
+        super().post_init()
+        self._tag_parameters()
+
+    def _tag_parameters(self) -> None:
+        """Give `_no_weight_decay = True` to the parameters their modules name so."""
+        for module in self.modules():
+            for name in getattr(module, "no_weight_decay", ()):
+                if (parameter := getattr(module, name, None)) is not None:
+                    parameter._no_weight_decay = True
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in transformers, with a damaged weights file named as such.
+        """As in transformers, with tagged parameters and a damaged file named as such.
 
         Raises:
             ValueError: a checkpoint of another architecture.
             OSError: a missing or damaged file.
         """
         try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except SafetensorError as error:
             raise OSError(
                 f"a weights file of {pretrained_model_name_or_path!r} is damaged or incomplete "
                 f"({error}); get it again or take an earlier checkpoint"
             ) from error
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._tag_parameters()  # loading puts new parameters into place
+        return loaded
 
 
 class SeqLMModel(SeqLMPreTrainedModel):
@@ -96,7 +116,9 @@ class SeqLMModel(SeqLMPreTrainedModel):
     def __init__(self, config: SeqLMConfig):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.layers = nn.ModuleList(SeqBlock(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            SeqBlock(config, i, name) for i, name in enumerate(config.block_types or ())
+        )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
@@ -164,7 +186,7 @@ class SeqLMModel(SeqLMPreTrainedModel):
 class SeqLMForCausalLM(SeqLMPreTrainedModel, GenerationMixin):
     """Next-token prediction and generation."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: SeqLMConfig):
         super().__init__(config)
@@ -228,7 +250,7 @@ class SeqLMForCausalLM(SeqLMPreTrainedModel, GenerationMixin):
         self, generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
     ):
         if model_kwargs.get("past_key_values") is not None:
-            return super()._prepare_cache_for_generation(
+            return super()._prepare_cache_for_generation(  # pyright: ignore[reportAttributeAccessIssue]
                 generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
             )
         if generation_config.cache_implementation not in (None, "dynamic"):
