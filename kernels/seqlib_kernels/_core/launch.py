@@ -5,7 +5,7 @@ import contextlib
 import functools
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ class Launch:
         itemsize: bytes per real number of the inputs.
         width: the row serves widths (channels, head size) up to this one.
         tiles: constexpr arguments of the kernels, by name.
+        per_kernel: what single kernels of the family do otherwise, such as
+            {"gradients": {"num_warps": 8}}.
     """
 
     arch: str
@@ -32,6 +34,12 @@ class Launch:
     tiles: Mapping[str, int]
     num_warps: int = 4
     num_stages: int = 2
+    per_kernel: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def compile_options(self, kernel: str) -> dict[str, int]:
+        """Warps and stages of one kernel of the family, without the tiles."""
+        own = self.per_kernel.get(kernel, {})
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, **own}
 
     def options(self) -> dict[str, int]:
         """The keyword arguments of a kernel launch."""
@@ -47,15 +55,20 @@ class LaunchTable:
         self._default = default
         self._forced: Launch | None = None
 
-    def pick(self, x: Tensor, width: int) -> Launch:
-        """The row for tensors like `x` whose kernels are `width` wide."""
+    def pick(self, x: Tensor, width: int, itemsize: int | None = None) -> Launch:
+        """The row for tensors like `x` whose kernels are `width` wide.
+
+        `itemsize` says how many bytes a number takes in the kernels, where that is not its size
+        in `x`.
+        """
         if self._forced is not None:
             return self._forced
         arch = device_arch(x.device)
         if not any(row.arch == arch for row in self.rows):
             _say_default(arch, self._default)
             arch = self._default
-        itemsize = x.element_size() // (2 if x.is_complex() else 1)
+        if itemsize is None:
+            itemsize = x.element_size() // (2 if x.is_complex() else 1)
         rows = [r for r in self.rows if r.arch == arch]
         nearest = min((r.itemsize for r in rows), key=lambda size: abs(size - itemsize))
         rows = sorted((r for r in rows if r.itemsize == nearest), key=lambda r: r.width)
