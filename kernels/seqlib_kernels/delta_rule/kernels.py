@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launchers of the delta rule's Triton kernels: two launches forward, three backward."""
+# pyright: reportCallIssue=false, reportIndexIssue=false
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .._core import alloc
+from .._core.backend import interpreting
+from .._core.dtypes import state_dtype
+from .kernels_bwd import backward_sweep, chunk_gradients
+from .kernels_fwd import chunk_matrices, forward_sweep
+from .launch import MAX_K, arithmetic, pick, saved_shapes
+
+_TL = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
+
+
+class _Plan:
+    """What all launches of one call share: sizes, constants, grids."""
+
+    def __init__(
+        self,
+        q: Tensor,
+        v: Tensor,
+        cu_seqlens: Tensor | None,
+        scale: float,
+        normalize_qk: bool,
+        num_householder: int,
+        decay: Tensor | None,
+    ) -> None:
+        B, T, H, K = q.shape
+        HV, V = v.shape[2:]
+        if K > MAX_K:
+            raise ValueError(f"q must have a head size K of at most {MAX_K} on a GPU, got {K}")
+        if q.dtype == torch.float64 and not interpreting():
+            raise TypeError("the Triton kernels of delta_rule take no float64 on a GPU")
+        self.sequences = B if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        self.saved = saved_shapes(q, v, num_householder, self.sequences)
+        self.row = pick(q)
+        math = arithmetic(q.dtype, self.row)
+        self.kept, self.state = math.kept, state_dtype(q.dtype)
+        BK = max(16, triton.next_power_of_2(K))
+        self.sizes = (scale, self.sequences, T)
+        self.heads = {"H": H, "HV": HV, "K": K, "NH": num_householder}
+        self.wide = {**self.heads, "V": V, "BK": BK, **self.row.tiles}
+        self.narrow = {**self.heads, "BK": min(BK, 64), "C": self.row.tiles["C"]}
+        self.gates = {"DECAY": decay is not None, "NORMALIZE": normalize_qk}
+        self.math: dict[str, Any] = {
+            "PACKED": cu_seqlens is not None,
+            "ACC": _TL[self.state],
+            "DOT": _TL[math.dot],
+            "PRECISION": math.precision,
+        }
+        self.exact = {"EXACT": math.exact}
+        self.by_chunk = (self.saved[0][0][0], HV)
+        self.by_state = (self.sequences * HV, triton.cdiv(V, self.row.tiles["BV"]))
+        self.states = (*self.saved[0][0][:2], K, V)
+
+    def options(self, kernel: Any) -> dict[str, Any]:
+        return {**self.row.compile_options(kernel.__name__), "enable_fp_fusion": True}
+
+
+def delta_rule_fwd(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    decay: Tensor | None,
+    h0: Tensor | None,
+    cu_seqlens: Tensor | None,
+    scale: float,
+    normalize_qk: bool,
+    num_householder: int,
+    save: bool,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Outputs, final states and what the backward pass keeps; see `op.py`."""
+    plan = _Plan(q, v, cu_seqlens, scale, normalize_qk, num_householder, decay)
+    o = alloc.empty((*q.shape[:2], *v.shape[2:]), q)
+    hT = alloc.empty((plan.sequences, v.shape[2], q.shape[3], v.shape[3]), q, plan.state)
+    mix, attention, factors = saved = [alloc.empty(shape, q, dtype) for shape, dtype in plan.saved]
+    if plan.by_chunk[0] > 0:
+        chunk_matrices[plan.by_chunk](
+            q, k, beta, _or(decay, beta), _or(cu_seqlens, beta), mix, attention, factors,
+            *plan.sizes, **plan.narrow, **plan.gates, **plan.math, **plan.exact,
+            **plan.options(chunk_matrices),
+        )  # fmt: skip
+    forward_sweep[plan.by_state](
+        q, k, v, beta, _or(h0, hT), mix, attention, factors, _or(cu_seqlens, beta),
+        o, hT, hT, hT,
+        *plan.sizes, **plan.wide, INITIAL=h0 is not None, OUTPUT=True, **plan.math,
+        **plan.options(forward_sweep),
+    )  # fmt: skip
+    return o, hT, saved if save else []
+
+
+def delta_rule_bwd(
+    do: Tensor,
+    dhT: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    decay: Tensor | None,
+    h0: Tensor | None,
+    saved: Sequence[Tensor],
+    cu_seqlens: Tensor | None,
+    scale: float,
+    normalize_qk: bool,
+    num_householder: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+    """Gradients of q, k, v, beta, decay (or None) and h0; see `op.py`."""
+    plan = _Plan(q, v, cu_seqlens, scale, normalize_qk, num_householder, decay)
+    mix, attention, factors = saved
+    boundaries = _or(cu_seqlens, beta)
+    states, dstates = (alloc.empty(plan.states, q, plan.kept) for _ in range(2))
+    errors, y = (alloc.empty(v.shape, q, plan.kept) for _ in range(2))
+    dh0 = alloc.empty(dhT.shape, dhT)
+    forward_sweep[plan.by_state](
+        q, k, v, beta, _or(h0, dh0), mix, attention, factors, boundaries,
+        errors, dh0, states, errors,
+        *plan.sizes, **plan.wide, INITIAL=h0 is not None, OUTPUT=False, **plan.math,
+        **plan.options(forward_sweep),
+    )  # fmt: skip
+    backward_sweep[plan.by_state](
+        q, k, beta, do, dhT, mix, attention, factors, boundaries,
+        dh0, dstates, y,
+        *plan.sizes, **plan.wide, **plan.math,
+        **plan.options(backward_sweep),
+    )  # fmt: skip
+    H, HV = plan.heads["H"], plan.heads["HV"]
+    shared = HV != H  # then every value head writes its part, and the parts are added in order
+    dq, dk = (
+        alloc.empty((*x.shape[:2], HV, x.shape[3]), x, plan.state if shared else x.dtype)
+        for x in (q, k)
+    )
+    dv, dbeta = alloc.empty(v.shape, v), alloc.empty(beta.shape, beta)
+    ddecay = None if decay is None else alloc.empty(decay.shape, decay)
+    if plan.by_chunk[0] > 0:
+        chunk_gradients[plan.by_chunk](
+            q, k, beta, _or(decay, beta), do, errors, y, states, dstates, factors, boundaries,
+            dq, dk, dv, dbeta, _or(ddecay, dbeta),
+            *plan.sizes, **plan.wide, **plan.gates, **plan.math,
+            **plan.options(chunk_gradients),
+        )  # fmt: skip
+    if shared:
+        dq, dk = (d.unflatten(2, (H, HV // H)).sum(3).to(q.dtype) for d in (dq, dk))
+    return dq, dk, dv, dbeta, ddecay, dh0
+
+
+def _or(x: Tensor | None, unread: Tensor) -> Tensor:
+    """`x`, or another pointer in the place of an argument that the kernel won't read."""
+    return unread if x is None else x

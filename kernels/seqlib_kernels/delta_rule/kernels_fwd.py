@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton kernels of the chunked delta rule, forward; the equations are in KERNELS.md."""
+# pyright: reportCallIssue=false, reportIndexIssue=false, reportArgumentType=false
+
+import triton
+import triton.language as tl
+
+NORM_EPS = tl.constexpr(1e-6)
+SUB = tl.constexpr(16)  # rows of a diagonal block of the triangular solve
+
+RUNTIME = ["scale", "N", "T"]  # lengths and factors never choose the code
+
+
+@triton.jit
+def bounds(cu_seqlens, i_n, T, PACKED: tl.constexpr):
+    """The first token of sequence `i_n` and its number of tokens."""
+    if PACKED:
+        start = tl.load(cu_seqlens + i_n).to(tl.int64)
+        length = tl.load(cu_seqlens + i_n + 1).to(tl.int64) - start
+    else:
+        start = i_n * T
+        length = (T + i_n * 0).to(tl.int64)
+    return start, length
+
+
+@triton.jit
+def first_slot(cu_seqlens, i_n, T, NH: tl.constexpr, C: tl.constexpr, PACKED: tl.constexpr):
+    """The slot of a sequence's first chunk; packed sequences leave some slots unused."""
+    if PACKED:
+        slot = (tl.load(cu_seqlens + i_n).to(tl.int64) * NH) // C + i_n
+    else:
+        slot = i_n * ((T * NH + C - 1) // C)
+    return slot
+
+
+@triton.jit
+def locate(cu_seqlens, i_s, N, T, NH: tl.constexpr, C: tl.constexpr, PACKED: tl.constexpr):
+    """The sequence that owns slot `i_s`, and which of its chunks sits there."""
+    if PACKED:
+        i_n = i_s * 0
+        last = i_n + N - 1
+        while i_n < last:  # bisection: the last sequence that starts at or before the slot
+            middle = (i_n + last + 1) // 2
+            if first_slot(cu_seqlens, middle, T, NH, C, PACKED) <= i_s:
+                i_n = middle
+            else:
+                last = middle - 1
+        i_c = i_s - first_slot(cu_seqlens, i_n, T, NH, C, PACKED)
+    else:
+        chunks = (T * NH + C - 1) // C
+        i_n = i_s // chunks
+        i_c = i_s % chunks
+    return i_n, i_c
+
+
+@triton.jit
+def inverse_of_diagonal(b, C: tl.constexpr, ACC: tl.constexpr):
+    """(I + b)^-1 of the SUB x SUB diagonal blocks of `b`, strictly lower: [C/SUB, SUB, SUB]."""
+    NB: tl.constexpr = C // SUB
+    o_b = tl.arange(0, NB)
+    o_r = tl.arange(0, SUB)[None, :, None]
+    o_c = tl.arange(0, SUB)[None, None, :]
+    on_diagonal = o_b[:, None, None, None] == o_b[None, None, :, None]
+    blocks = tl.sum(tl.where(on_diagonal, tl.reshape(b, [NB, SUB, NB, SUB]), 0.0), axis=2)
+    d = tl.where((o_r == o_c) & (o_b[:, None, None] >= 0), 1.0, 0.0).to(ACC)
+    for j in range(SUB - 1):
+        column = tl.sum(tl.where(o_c == j, blocks, 0.0), axis=2)  # [NB, SUB]
+        row = tl.sum(tl.where(o_r == j, d, 0.0), axis=1)  # [NB, SUB]
+        d -= column[:, :, None] * row[:, None, :]
+    return d
+
+
+@triton.jit
+def solve(a, beta, C: tl.constexpr, ACC: tl.constexpr, EXACT: tl.constexpr):
+    """(I + a diag(beta))^-1 a for strictly lower `a`: forward substitution by row blocks."""
+    NB: tl.constexpr = C // SUB
+    o_b = tl.arange(0, NB)[:, None, None]
+    b = a * beta[None, :]
+    d = inverse_of_diagonal(b, C, ACC)
+    a_rows = tl.reshape(a, [NB, SUB, C])
+    b_rows = tl.reshape(b, [NB, SUB, C])
+    m = tl.zeros([NB, SUB, C], dtype=ACC)
+    for i in tl.static_range(NB):
+        x = tl.sum(tl.where(o_b == i, a_rows, 0.0), axis=0)  # [SUB, C]
+        if i > 0:
+            b_i = tl.sum(tl.where(o_b == i, b_rows, 0.0), axis=0)
+            x -= tl.dot(b_i, tl.reshape(m, [C, C]), input_precision=EXACT)
+        d_i = tl.sum(tl.where(o_b == i, d, 0.0), axis=0)  # [SUB, SUB]
+        m = tl.where(o_b == i, tl.dot(d_i, x, input_precision=EXACT)[None, :, :], m)
+    return tl.reshape(m, [C, C])
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def chunk_matrices(
+    q, k, beta, decay, cu_seqlens,
+    mix, attention, factors,
+    scale, N, T,
+    H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, NH: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr,
+    PACKED: tl.constexpr, DECAY: tl.constexpr, NORMALIZE: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    """M = G * (I + A diag(beta))^-1 A with A = tril(KK', -1);  P = scale QK' * G;  row factors."""
+    i_s = tl.program_id(0).to(tl.int64)
+    i_h = tl.program_id(1)
+    i_n, i_c = locate(cu_seqlens, i_s, N, T, NH, C, PACKED)
+    start, length = bounds(cu_seqlens, i_n, T, PACKED)
+    if i_c * C >= length * NH:
+        return
+    o_c = tl.arange(0, C)
+    o_r = i_c * C + o_c  # row inside the sequence
+    m_r = o_r < length * NH
+    m_q = m_r & (o_r % NH == NH - 1)  # queries sit on the last micro-step of their token
+    o_t = start + o_r // NH
+    o_hk = i_h // (HV // H)
+
+    kk = tl.zeros([C, C], dtype=ACC)
+    qk = tl.zeros([C, C], dtype=ACC)
+    k_square = tl.zeros([C], dtype=ACC)
+    q_square = tl.zeros([C], dtype=ACC)
+    for i_k in range(0, K, BK):
+        o_k = i_k + tl.arange(0, BK)
+        m_k = (o_k < K)[None, :]
+        p_k = k + ((start * NH + o_r)[:, None] * H + o_hk) * K + o_k[None, :]
+        p_q = q + (o_t[:, None] * H + o_hk) * K + o_k[None, :]
+        b_k = tl.load(p_k, mask=m_r[:, None] & m_k, other=0.0).to(DOT)
+        b_q = tl.load(p_q, mask=m_q[:, None] & m_k, other=0.0).to(DOT)
+        kk = tl.dot(b_k, tl.trans(b_k), kk, input_precision=PRECISION)
+        qk = tl.dot(b_q, tl.trans(b_k), qk, input_precision=PRECISION)
+        if NORMALIZE:
+            k_square += tl.sum(b_k.to(ACC) * b_k.to(ACC), axis=1)
+            q_square += tl.sum(b_q.to(ACC) * b_q.to(ACC), axis=1)
+    if NORMALIZE:
+        rk = 1.0 / tl.sqrt(k_square + NORM_EPS)
+        rq = 1.0 / tl.sqrt(q_square + NORM_EPS)
+    else:
+        rk = k_square + 1.0
+        rq = q_square + 1.0
+
+    lower = o_c[:, None] > o_c[None, :]
+    b_beta = tl.load(beta + (start * NH + o_r) * HV + i_h, mask=m_r, other=0.0).to(ACC)
+    m = solve(tl.where(lower, kk * rk[:, None] * rk[None, :], 0.0), b_beta, C, ACC, EXACT)
+    p = tl.where(o_c[:, None] >= o_c[None, :], qk * (scale * rq)[:, None] * rk[None, :], 0.0)
+    if DECAY:
+        m_a = m_r & (o_r % NH == 0)  # a token decays once, before its first micro-step
+        alpha = tl.load(decay + o_t * HV + i_h, mask=m_a, other=1.0).to(ACC)
+        gates = tl.cumprod(tl.where(lower, alpha[:, None], 1.0), axis=0)  # [C, C], a product each
+        m *= gates
+        p *= gates
+        head = tl.cumprod(alpha, axis=0)
+        tail = tl.sum(tl.where((o_c == C - 1)[:, None], gates, 0.0), axis=0)
+    else:
+        head = tl.full([C], 1.0, dtype=ACC)
+        tail = tl.full([C], 1.0, dtype=ACC)
+
+    i_sh = i_s * HV + i_h
+    o_cc = i_sh * C * C + o_c[:, None] * C + o_c[None, :]
+    tl.store(mix + o_cc, m.to(mix.dtype.element_ty))
+    tl.store(attention + o_cc, p.to(attention.dtype.element_ty))
+    p_f = factors + i_sh * 4 * C + o_c
+    tl.store(p_f, head)
+    tl.store(p_f + C, tail)
+    tl.store(p_f + 2 * C, rk)
+    tl.store(p_f + 3 * C, rq)
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def forward_sweep(
+    q, k, v, beta, h0, mix, attention, factors, cu_seqlens,
+    o, hT, states, errors,
+    scale, N, T,
+    H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    PACKED: tl.constexpr, INITIAL: tl.constexpr, OUTPUT: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """R = V - g KS;  E = R - M(beta R);  U = beta E;  O = scale g QS + PU;  S = g_C S + (G_C K)'U.
+
+    With OUTPUT it writes o and hT; without, what the backward pass needs: S of each chunk and E.
+    """
+    i_nh = tl.program_id(0).to(tl.int64)
+    i_n = i_nh // HV
+    i_h = i_nh % HV
+    start, length = bounds(cu_seqlens, i_n, T, PACKED)
+    slot = first_slot(cu_seqlens, i_n, T, NH, C, PACKED)
+    rows = length * NH
+    o_c = tl.arange(0, C)
+    o_k = tl.arange(0, BK)
+    o_v = tl.program_id(1) * BV + tl.arange(0, BV)
+    m_k = o_k < K
+    m_v = o_v < V
+    m_kv = m_k[:, None] & m_v[None, :]
+    o_kv = o_k[:, None] * V + o_v[None, :]
+    o_cc = o_c[:, None] * C + o_c[None, :]
+    o_hk = i_h // (HV // H)
+
+    s = tl.zeros([BK, BV], dtype=ACC)
+    if INITIAL:
+        s += tl.load(h0 + i_nh * K * V + o_kv, mask=m_kv, other=0.0).to(ACC)
+    for i_c in range(0, (rows + C - 1) // C):
+        o_r = i_c * C + o_c
+        m_r = o_r < rows
+        o_row = start * NH + o_r
+        i_sh = (slot + i_c) * HV + i_h
+        p_f = factors + i_sh * 4 * C + o_c
+        p_k = k + (o_row[:, None] * H + o_hk) * K + o_k[None, :]
+        p_v = (o_row[:, None] * HV + i_h) * V + o_v[None, :]
+        m_rv = m_r[:, None] & m_v[None, :]
+        b_k = tl.load(p_k, mask=m_r[:, None] & m_k[None, :], other=0.0).to(DOT)  # [C, BK]
+        b_v = tl.load(v + p_v, mask=m_rv, other=0.0).to(ACC)  # [C, BV]
+        b_m = tl.load(mix + i_sh * C * C + o_cc).to(DOT)
+        b_beta = tl.load(beta + o_row * HV + i_h, mask=m_r, other=0.0).to(ACC)
+        head = tl.load(p_f).to(ACC)
+        tail = tl.load(p_f + C).to(ACC)
+        rk = tl.load(p_f + 2 * C).to(ACC)
+        s_dot = s.to(DOT)
+        r = b_v - (head * rk)[:, None] * tl.dot(b_k, s_dot, input_precision=PRECISION)
+        e = r - tl.dot(b_m, (b_beta[:, None] * r).to(DOT), input_precision=PRECISION)
+        u = b_beta[:, None] * e
+        if OUTPUT:
+            m_q = m_r & (o_r % NH == NH - 1)
+            o_t = start + o_r // NH
+            p_q = q + (o_t[:, None] * H + o_hk) * K + o_k[None, :]
+            b_q = tl.load(p_q, mask=m_q[:, None] & m_k[None, :], other=0.0).to(DOT)
+            b_p = tl.load(attention + i_sh * C * C + o_cc).to(DOT)
+            rq = tl.load(p_f + 3 * C).to(ACC)
+            out = tl.dot(b_q, s_dot, input_precision=PRECISION) * (scale * head * rq)[:, None]
+            out += tl.dot(b_p, u.to(DOT), input_precision=PRECISION)
+            p_o = o + (o_t[:, None] * HV + i_h) * V + o_v[None, :]
+            tl.store(p_o, out.to(o.dtype.element_ty), mask=m_q[:, None] & m_v[None, :])
+        else:
+            p_s = states + i_sh * K * V + o_kv
+            tl.store(p_s, s.to(states.dtype.element_ty), mask=m_kv)
+            tl.store(errors + p_v, e.to(errors.dtype.element_ty), mask=m_rv)
+        whole = tl.load(factors + i_sh * 4 * C + C - 1).to(ACC)  # decay over the whole chunk
+        write = ((tail * rk)[:, None] * u).to(DOT)
+        s = whole * s + tl.dot(tl.trans(b_k), write, input_precision=PRECISION)
+    if OUTPUT:
+        tl.store(hT + i_nh * K * V + o_kv, s.to(hT.dtype.element_ty), mask=m_kv)

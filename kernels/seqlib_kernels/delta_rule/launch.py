@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chunks, tiles, warps and arithmetic of the delta rule's Triton kernels; no Triton here."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._core.backend import interpreting
+from .._core.dtypes import state_dtype
+from .._core.launch import INTERPRETER, Launch, LaunchTable
+
+MAX_K = 256  # a program holds K rows of the state in registers
+
+# C rows make a chunk; a sweep holds a [K, BV] tile of the state. The width is K.
+LAUNCH = LaunchTable(
+    (
+        Launch(arch=INTERPRETER, itemsize=4, width=MAX_K, tiles={"C": 16, "BV": 16}),
+        Launch(arch="sm_90", itemsize=2, width=64, tiles={"C": 64, "BV": 64}),
+        Launch(
+            arch="sm_90",
+            itemsize=2,
+            width=128,
+            tiles={"C": 64, "BV": 64},
+            per_kernel={"chunk_gradients": {"num_warps": 8}},
+        ),
+        Launch(arch="sm_90", itemsize=2, width=256, tiles={"C": 64, "BV": 32}, num_warps=8),
+        Launch(arch="sm_90", itemsize=4, width=64, tiles={"C": 32, "BV": 32}),
+        Launch(arch="sm_90", itemsize=4, width=128, tiles={"C": 32, "BV": 32}),
+        Launch(arch="sm_90", itemsize=4, width=256, tiles={"C": 32, "BV": 16}),
+    ),
+    default="sm_90",
+)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What the kernels multiply with.
+
+    Attributes:
+        dot: the dtype of dot operands; sums have the state's dtype.
+        kept: the dtype of tensors that pass from kernel to kernel.
+        precision: Triton's `input_precision` of dots of float32 operands.
+        exact: the same for the triangular solve, whose errors multiply.
+    """
+
+    dot: torch.dtype
+    kept: torch.dtype
+    precision: str
+    exact: str
+
+
+def arithmetic(dtype: torch.dtype, row: Launch) -> Arithmetic:
+    """The arithmetic for inputs of `dtype` on the device of `row`.
+
+    bfloat16 feeds the matrix units as it is. float16 goes through TF32, which holds its 11 bits
+    and, unlike float16, the range of unbounded states; float32 takes three TF32 products. AMD's
+    matrix units and the interpreter multiply float32 exactly.
+    """
+    wide = state_dtype(dtype)
+    if interpreting():
+        return Arithmetic(wide, dtype if dtype == torch.bfloat16 else wide, "ieee", "ieee")
+    amd = torch.version.hip is not None or row.arch.startswith("gfx")
+    exact = "ieee" if amd or wide == torch.float64 else "tf32x3"
+    if dtype == torch.bfloat16:
+        return Arithmetic(dtype, dtype, "ieee" if amd else "tf32", exact)
+    return Arithmetic(wide, wide, "tf32" if dtype == torch.float16 and not amd else exact, exact)
+
+
+def pick(q: Tensor) -> Launch:
+    """The launch row for queries [B, T, H, K]."""
+    wide = q.dtype != torch.bfloat16
+    return LAUNCH.pick(q, q.shape[3], state_dtype(q.dtype).itemsize if wide else None)
+
+
+def slots(q: Tensor, num_householder: int, sequences: int, C: int) -> int:
+    """How many chunks there may be: known from shapes, without the values of `cu_seqlens`."""
+    B, T = q.shape[:2]
+    rows = T * num_householder
+    if sequences == B:
+        return B * ((rows + C - 1) // C)
+    return rows // C + sequences
+
+
+def saved_shapes(
+    q: Tensor, v: Tensor, num_householder: int, sequences: int
+) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """The tensors kept for the backward pass: M and P of each chunk, and its row factors."""
+    row = pick(q)
+    C, kept = row.tiles["C"], arithmetic(q.dtype, row).kept
+    lead = (slots(q, num_householder, sequences, C), v.shape[2])
+    return [((*lead, C, C), kept), ((*lead, C, C), kept), ((*lead, 4, C), state_dtype(q.dtype))]
