@@ -168,7 +168,7 @@ class _DeltaRule(torch.autograd.Function):
 #                  num_householder) -> (dq, dk, dv, dbeta, ddecay or None, dh0)
 # beta [B,n*T,HV] and decay [B,T,HV] (or None) are in the state's dtype, h0 None means zeros.
 # saved is a list of tensors for the backward pass, empty without `save`. Their shapes and
-# dtypes for tracing come from saved_shapes(q, k, v, N) in cpu.py and in launch.py.
+# dtypes for tracing come from saved_shapes(q, v, num_householder, N) in cpu.py and launch.py.
 
 
 def _module(backend: str) -> ModuleType:
@@ -219,7 +219,7 @@ def _fwd_fake(
     B, T, _, K = q.shape
     HV, V = v.shape[2:]
     N = B if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    saved = saved_shapes(q, k, v, N) if save else []
+    saved = saved_shapes(q, v, num_householder, N) if save else []
     return (
         q.new_empty((B, T, HV, V)),
         q.new_empty((N, HV, K, V), dtype=state_dtype(q.dtype)),

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small matrix products inside numba kernels, at the speed of the vector units.
+
+A compiler can't turn a plain triple loop over arrays that may overlap into one that keeps its
+sums in registers, so the innermost tile, 4 rows by 64 bytes of columns, is written down here.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+ROWS = 4  # of a tile
+VECTOR_BYTES = 64  # of a row of a tile: arrays that take part are padded to a multiple of it
+
+
+@intrinsic
+def _tile(
+    typingctx: Any, c: Any, ic: Any, a: Any, ia: Any, down: Any, right: Any, b: Any, ib: Any, p: Any
+) -> Any:
+    """c[ic tile] += sum over l < p of a[ia + i*down + l*right] * b[ib + l*columns tile]."""
+    if not (c.dtype == a.dtype == b.dtype and c.dtype in (types.float32, types.float64)):
+        return None
+    if not all(x.layout == "C" and x.ndim == 2 for x in (c, a, b)):
+        return None
+    index = (types.intp,) * 2
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        c, ic, a, ia, down, right, b, ib, p = args
+        number = context.get_data_type(signature.args[0].dtype)
+        size = signature.args[0].dtype.bitwidth // 8
+        vector = ir.VectorType(number, VECTOR_BYTES // size)
+        multiply_add = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(vector, (vector,) * 3),
+            f"llvm.fmuladd.v{vector.count}f{8 * size}",
+        )
+
+        def start(i: int, x: Any, offset: Any) -> tuple[Any, Any]:
+            array = context.make_array(signature.args[i])(context, builder, x)
+            columns = cgutils.unpack_tuple(builder, array.shape)[1]
+            return builder.gep(array.data, [offset]), columns
+
+        def as_vector(pointer: Any) -> Any:
+            return builder.bitcast(pointer, vector.as_pointer())
+
+        def load(pointer: Any) -> Any:
+            return builder.load(as_vector(pointer), align=size)
+
+        c_at, c_columns = start(0, c, ic)
+        a_at, _ = start(2, a, ia)
+        b_at, b_columns = start(6, b, ib)
+        rows = [ir.Constant(ic.type, i) for i in range(ROWS)]
+        targets = [builder.gep(c_at, [builder.mul(i, c_columns)]) for i in rows]
+        sums = [cgutils.alloca_once_value(builder, load(target)) for target in targets]
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
+        with cgutils.for_range(builder, p, intp=ic.type) as loop:
+            b_row = load(builder.gep(b_at, [builder.mul(loop.index, b_columns)]))
+            a_column = builder.gep(a_at, [builder.mul(loop.index, right)])
+            for i, total in zip(rows, sums, strict=True):
+                factor = builder.load(builder.gep(a_column, [builder.mul(i, down)]))
+                one = builder.insert_element(
+                    ir.Constant(vector, ir.Undefined), factor, ir.Constant(ir.IntType(32), 0)
+                )
+                splat = builder.shuffle_vector(one, one, lanes)
+                product = builder.call(multiply_add, (splat, b_row, builder.load(total)))
+                builder.store(product, total)
+        for target, total in zip(targets, sums, strict=True):
+            builder.store(builder.load(total), as_vector(target), align=size)
+        return context.get_dummy_value()
+
+    signature = types.void(c, types.intp, a, *(types.intp,) * 3, b, *index)
+    return signature, generate
+
+
+_compile = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+
+
+@_compile
+def add_product(c, a, b, rows, start, stop):
+    """c[:rows] += a[:rows, start:stop] @ b[start:stop], in whole tiles.
+
+    All three are C-contiguous and of one dtype. The columns of c are a multiple of VECTOR_BYTES
+    and b has no fewer; c and a have the rows rounded up to a multiple of ROWS.
+    """
+    width = VECTOR_BYTES // c.itemsize
+    n_c, n_a, n_b, depth = c.shape[1], a.shape[1], b.shape[1], stop - start
+    for j in range(0, n_c, width):
+        for i in range(0, rows, ROWS):
+            _tile(c, i * n_c + j, a, i * n_a + start, n_a, 1, b, start * n_b + j, depth)
+
+
+@_compile
+def add_product_transposed(c, a, b, rows, start, stop):
+    """c[:rows] += a[start:stop, :rows].T @ b[start:stop], under the rules of `add_product`."""
+    width = VECTOR_BYTES // c.itemsize
+    n_c, n_a, n_b, depth = c.shape[1], a.shape[1], b.shape[1], stop - start
+    for j in range(0, n_c, width):
+        for i in range(0, rows, ROWS):
+            _tile(c, i * n_c + j, a, start * n_a + i, 1, n_a, b, start * n_b + j, depth)
