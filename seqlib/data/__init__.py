@@ -4,6 +4,7 @@
 from .corpus import Corpus, Documents
 from .load import CORPORA, load_corpus
 from .packing import PackedDataset, PackedTokens, pack_documents
+from .sampling import joined_bytes, shuffled_prefix
 from .tokenizer import byte_tokenizer, train_tokenizer
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "PackedDataset",
     "PackedTokens",
     "byte_tokenizer",
+    "joined_bytes",
     "load_corpus",
     "pack_documents",
+    "shuffled_prefix",
     "train_tokenizer",
 ]
