@@ -237,8 +237,8 @@ def check_kernels(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     rows = []
     for spec in SPECS if specs is None else specs:
-        T = length or 2 * max(spec.tiles) + 3
         name = resolve(torch.empty(0, device=device), backend)
+        T = length or 2 * max(tile_lengths(spec, name, device)) + 3
         for launch in launches(spec, name, device):
             for case in spec.cases:
                 for dtype in case.dtypes:
@@ -259,6 +259,13 @@ def launches(spec: OpSpec, backend: str, device: torch.device) -> tuple[Launch |
     if backend != "triton" or spec.launch is None:
         return (None,)
     return spec.launch.rows_for(device)
+
+
+def tile_lengths(spec: OpSpec, backend: str, device: torch.device | str) -> tuple[int, ...]:
+    """The lengths at which the family's kernels change path on `device`."""
+    rows = launches(spec, backend, torch.device(device))
+    named = {row.tiles["BT"] for row in rows if row is not None and "BT" in row.tiles}
+    return tuple(sorted(named)) or spec.tiles
 
 
 def launch_forced(spec: OpSpec, launch: Launch | None) -> contextlib.AbstractContextManager[None]:

@@ -65,6 +65,7 @@ class OpSpec:
         state_shape: `state_shape(N, dims)` of the state of N sequences.
         complex_state: `complex_state(case name)`: whether the state is complex.
         tiles: lengths at which kernels change path; tests try each with one less and one more.
+            Where launch rows name a tile of time, BT, those lengths take its place.
         launch: the table of Triton launch rows; tests run every row.
         exact_cut: by backend, the c for which a sequence cut after any multiple of c tokens, the
             state handed over, gives the result of the whole bit for bit. Missing: close only.

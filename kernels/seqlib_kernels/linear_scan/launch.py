@@ -6,7 +6,7 @@ from .._core.launch import INTERPRETER, Launch, LaunchTable
 # BT rows of BD channels make a tile; the scan inside a tile costs arithmetic, its width loads.
 LAUNCH = LaunchTable(
     (
-        Launch(arch=INTERPRETER, itemsize=4, width=8, tiles={"BT": 16, "BD": 8}),
+        Launch(arch=INTERPRETER, itemsize=4, width=16, tiles={"BT": 8, "BD": 4}),
         Launch(arch=INTERPRETER, itemsize=4, width=1 << 30, tiles={"BT": 16, "BD": 16}),
         Launch(arch="sm_90", itemsize=2, width=1 << 30, tiles={"BT": 32, "BD": 64}),
         Launch(arch="sm_90", itemsize=4, width=1 << 30, tiles={"BT": 32, "BD": 32}),

@@ -50,7 +50,7 @@ _EXTREMES = {
     "a = +-0.999": _signs,
     "b * 1e4": lambda inputs: {**inputs, "b": inputs["b"] * 1e4},
 }
-_SIZES = {"small": {"D": 3}, "odd": {"D": 13}, "extremes": _EXTREMES}
+_SIZES = {"small": {"D": 3}, "odd": {"D": 5}, "extremes": _EXTREMES}
 _COMPLEX = (torch.complex128, torch.complex64)
 
 
@@ -77,9 +77,9 @@ SPEC = OpSpec(
     ),
     state_shape=lambda N, dims: (N, dims["D"]),
     complex_state=lambda case: case.startswith("complex"),
-    tiles=(16,),
+    tiles=(8,),
     launch=LAUNCH,
-    exact_cut={"cpu": 1, "triton": 16},
+    exact_cut={"cpu": 1, "triton": 32},
     # One multiplication and one addition of reals; the complex cases cost four times as much.
     flops=lambda *size: 2 * _elements(*size),
     backward_flops=lambda *size: 3 * _elements(*size),
