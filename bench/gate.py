@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The correctness gate: what computes something else has no speed."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from seqlib_kernels.testing import rel_err
+from torch import Tensor
+
+from .oracle import Result
+
+# The largest error that passes, as `seqlib_kernels.testing.rel_err` measures it.
+BOUND = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+
+
+def errors(got: Result, want: Result) -> dict[str, float]:
+    """The error of the output ("output") and of each gradient ("d" and the input's name)."""
+    pairs = {"output": (got.output, want.output)}
+    for name, gradient in want.gradients.items():
+        pairs[f"d{name}"] = (got.gradients[name], gradient)
+    return {name: error(x, y) for name, (x, y) in pairs.items()}
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    """`rel_err`, infinite where the shapes differ or something is not finite."""
+    if got.shape != want.shape:
+        return math.inf
+    found = rel_err(got, want)
+    return found if math.isfinite(found) else math.inf
+
+
+def verdict(found: Mapping[str, float], dtype: torch.dtype) -> str | None:
+    """None if every error is within the bound; else the worst, in words."""
+    bound = BOUND[dtype]
+    name, worst = max(found.items(), key=lambda pair: pair[1])
+    return None if worst <= bound else f"{name} is off by {worst:.1e}, allowed {bound:.0e}"

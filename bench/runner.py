@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a suite: draws the inputs, checks every contender on them, times those that are right."""
+
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from seqlib_kernels._core.spec import OpSpec
+
+from . import environment
+from .contender import Contender
+from .device import Device
+from .entry import Entry, enter, time_in_turns
+from .oracle import solve
+from .records import Row
+from .suites import Suite
+from .workloads import Problem, load_spec, make_problem
+
+
+def run_suite(
+    name: str,
+    suite: Suite,
+    device: Device,
+    contenders: Mapping[str, Sequence[Contender]],
+    *,
+    emit: Callable[[list[Row]], None],
+    say: Callable[[str], None],
+    spec_of: Callable[[str], OpSpec] = load_spec,
+) -> bool:
+    """Run every workload; `emit` gets its rows, `say` remarks. Returns whether ours are right."""
+    threads = [n for n in suite.threads if n <= _cores()]
+    for n in sorted(set(suite.threads) - set(threads)):
+        say(f"not timed with {n} threads: there is room for {_cores()}")
+    right = True
+    for workload in suite.workloads:
+        torch.compiler.reset()  # each shape has graphs of its own: no guesses at dynamic ones
+        device.set_threads(max(threads))
+        problem = make_problem(workload, spec_of(workload.op), device.torch_device)
+        want = solve(problem)
+        for n in threads:
+            device.set_threads(n)
+            # With each thread count a compiled peer would compile anew, for minutes in all.
+            field = [c for c in contenders[workload.op] if n == threads[0] or not c.compiled]
+            shared = _shared(name, problem, device, n)
+            entries = enter(problem, want, field, device, say)
+            time_in_turns(entries, device, suite.seconds)
+            rows = [row for entry in entries for row in _rows(entry, problem, device, shared)]
+            right = right and all(row.status == "ok" for row in rows if row.ours)
+            emit(rows)
+            del entries
+        del problem, want
+        gc.collect()
+    return right
+
+
+def _shared(suite: str, problem: Problem, device: Device, threads: int) -> dict[str, Any]:
+    """What the rows of one workload have in common."""
+    workload = problem.workload
+    commit, dirty = environment.commit()
+    ceilings = device.ceilings(getattr(torch, workload.dtype))
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "suite": suite,
+        "op": workload.op,
+        "case": workload.case,
+        "shape": workload.shape,
+        "dtype": workload.dtype,
+        "threads": threads,
+        "clock": device.clock,
+        "copy_bytes_per_s": ceilings.copy_bytes_per_s,
+        "gemm_flops_per_s": ceilings.flops_per_s,
+        "device_kind": device.kind,
+        "commit": commit,
+        "dirty": dirty,
+        **device.facts(),
+        **environment.versions(),
+    }
+
+
+def _rows(
+    entry: Entry, problem: Problem, device: Device, shared: Mapping[str, Any]
+) -> Iterator[Row]:
+    contender = entry.contender
+    for mode, (moved, flops) in _costs(problem).items():
+        times = entry.times.get(mode)
+        if times is None and entry.status == "ok":
+            continue  # a backward pass that can't be told apart from the forward pass
+        floor = max(moved / shared["copy_bytes_per_s"], flops / shared["gemm_flops_per_s"])
+        headline = None if times is None else getattr(times, device.headline)
+        yield Row(
+            **shared,
+            contender=contender.name,
+            ours=contender.ours,
+            version=environment.version(contender.distribution),
+            mode=mode,
+            status=entry.status,
+            message=entry.message,
+            errors=dict(entry.errors),
+            headline_s=headline,
+            best_s=None if times is None else times.best,
+            median_s=None if times is None else times.median,
+            p20_s=None if times is None else times.p20,
+            p80_s=None if times is None else times.p80,
+            samples=0 if times is None else times.samples,
+            first_call_s=entry.first_call.get(mode),
+            peak_bytes=entry.peak.get(mode),
+            moved_bytes=moved,
+            flops=flops,
+            floor_s=floor,
+            roofline=None if headline is None else floor / headline,
+            launch=entry.launch,
+        )
+
+
+def _costs(problem: Problem) -> dict[str, tuple[float, float]]:
+    """Least bytes moved and operations, by mode."""
+    spec, workload = problem.spec, problem.workload
+    size = (workload.B, workload.T, workload.dims, problem.case.options)
+    itemsize = problem.cotangent.element_size()
+    forward = spec.bytes(*size, itemsize), spec.flops(*size)
+    backward = spec.backward_bytes(*size, itemsize), spec.backward_flops(*size)
+    both = forward[0] + backward[0], forward[1] + backward[1]
+    return {"forward": forward, "backward": backward, "both": both}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The suites: which workloads run on which kind of device, and for how long."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .names import check_name
+from .workloads import Workload
+
+OPS = ("linear_scan", "delta_rule")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Workloads for one kind of device.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        threads: each workload is timed once with each of these thread counts.
+        seconds: time given to each contender in each mode, apart from checks and first calls.
+    """
+
+    device: str
+    threads: tuple[int, ...] = (1,)
+    seconds: float
+    workloads: tuple[Workload, ...]
+
+
+def _scan(B: int, T: int, D: int, dtype: str = "float32") -> Workload:
+    return Workload(op="linear_scan", case="real", B=B, T=T, dims={"D": D}, dtype=dtype)
+
+
+def _delta(
+    B: int, T: int, H: int, HV: int, K: int, V: int, case: str = "plain", dtype: str = "float32"
+) -> Workload:
+    dims = {"H": H, "HV": HV, "K": K, "V": V}
+    return Workload(op="delta_rule", case=case, B=B, T=T, dims=dims, dtype=dtype)
+
+
+def _delta_gpu(B: int, T: int, H: int, HV: int, case: str = "gated") -> Workload:
+    return _delta(B, T, H, HV, 128, 128, case, "bfloat16")
+
+
+SUITES = {
+    "cpu-quick": Suite(
+        device="cpu",
+        seconds=0.3,
+        workloads=(_scan(2, 1024, 256), _delta(1, 2048, 4, 4, 64, 64)),
+    ),
+    "cpu": Suite(
+        device="cpu",
+        threads=(1, 2),
+        seconds=1.0,
+        workloads=(
+            _scan(2, 1024, 256),
+            _scan(4, 2048, 512),
+            _scan(4, 4096, 1024),
+            _scan(1, 65536, 256),
+            _delta(1, 2048, 4, 4, 64, 64),
+            _delta(1, 2048, 4, 4, 32, 32),
+            _delta(1, 2048, 4, 4, 128, 128),
+            _delta(4, 2048, 4, 4, 64, 64),
+            _delta(1, 2048, 4, 4, 64, 64, "gated"),
+            _delta(1, 2048, 4, 4, 64, 64, "product"),
+        ),
+    ),
+    "gpu-quick": Suite(
+        device="cuda",
+        seconds=0.2,
+        workloads=(
+            _scan(8, 8192, 1536, "float32"),
+            _scan(8, 8192, 1536, "bfloat16"),
+            _delta_gpu(1, 2048, 16, 16),
+            _delta_gpu(4, 2048, 32, 32),
+            _delta_gpu(4, 2048, 16, 16, "plain"),
+        ),
+    ),
+    "gpu": Suite(
+        device="cuda",
+        seconds=0.5,
+        workloads=(
+            _scan(8, 2048, 1536, "float32"),
+            _scan(8, 8192, 1536, "float32"),
+            _scan(8, 8192, 1536, "bfloat16"),
+            _scan(1, 65536, 1536, "float32"),
+            _delta_gpu(1, 32768, 32, 32),
+            _delta_gpu(4, 8192, 32, 32),
+            _delta_gpu(4, 2048, 32, 32),
+            _delta_gpu(1, 8192, 16, 16),
+            _delta_gpu(1, 32768, 16, 16),
+            _delta_gpu(1, 2048, 16, 16),
+            _delta_gpu(4, 2048, 16, 16),
+            _delta_gpu(1, 8192, 8, 16),
+            _delta_gpu(4, 2048, 8, 16),
+            _delta_gpu(8, 1024, 8, 16),
+            _delta_gpu(1, 32768, 8, 16),
+            _delta_gpu(8, 4096, 8, 16),
+            _delta_gpu(1, 32768, 16, 32),
+            _delta_gpu(8, 4096, 16, 32),
+            _delta_gpu(1, 32768, 2, 8),
+            _delta_gpu(1, 2048, 2, 8),
+            _delta_gpu(4, 2048, 32, 32, "plain"),
+            _delta_gpu(4, 2048, 16, 16, "product"),
+            _delta(8, 1024, 8, 8, 64, 64, "gated", "bfloat16"),
+            _delta(8, 2048, 32, 32, 256, 256, "gated", "bfloat16"),
+        ),
+    ),
+}
+
+
+def find_suite(name: str, ops: Sequence[str]) -> Suite:
+    """Suite `name`, reduced to the workloads of `ops`.
+
+    Raises:
+        ValueError: an unknown suite or op, with the nearest known name.
+    """
+    check_name("suite", name, tuple(SUITES))
+    for op in ops:
+        check_name("op", op, OPS)
+    suite = SUITES[name]
+    return Suite(
+        device=suite.device,
+        threads=suite.threads,
+        seconds=suite.seconds,
+        workloads=tuple(w for w in suite.workloads if w.op in ops),
+    )
