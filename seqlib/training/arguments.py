@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""transformers' TrainingArguments with the few settings and defaults that this project adds."""
+
+import logging
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
+
+from .cpu import bf16_matmul_is_slow
+
+logger = logging.getLogger(__name__)
+
+_UPLOADS_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
+
+
+@dataclass
+class TrainSettings(TrainingArguments):
+    """How to train. Everything transformers' TrainingArguments offers, and:
+
+    Raises:
+        ValueError: settings that exclude each other, a launch that did not start the processes
+            expected of it, or bfloat16 on a CPU that is slower with it than without.
+    """
+
+    train_minutes: float | None = field(
+        default=None,
+        metadata={
+            "help": "Train for so many minutes instead of max_steps or num_train_epochs. The "
+            "learning-rate schedule follows the time, which is stored in checkpoints."
+        },
+    )
+    expect_processes: int | None = field(
+        default=None,
+        metadata={"help": "Stop unless exactly so many processes train together."},
+    )
+    resume_from_checkpoint: str | None = field(
+        default="auto",
+        metadata={
+            "help": "'auto' goes on with the unfinished run in output_dir if there is one; a path "
+            "starts from that checkpoint, whatever the settings it was made with."
+        },
+    )
+    output_dir: str | None = field(
+        default="outputs/run", metadata={"help": "Where checkpoints, records and results go."}
+    )
+    learning_rate: float = field(default=1e-3, metadata={"help": "The peak learning rate."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The schedule's shape."})
+    warmup_steps: float = field(
+        default=0.02, metadata={"help": "Warm-up in steps, or below 1 as a part of the training."}
+    )
+    weight_decay: float = field(default=0.1, metadata={"help": "Not applied to biases and norms."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second beta."})
+    report_to: str = field(default="tensorboard", metadata={"help": "Trackers, or 'none'."})
+    include_num_input_tokens_seen: str = field(
+        default="all", metadata={"help": "Count tokens: 'all', 'non_padding' or 'no'."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.train_minutes is not None:
+            self._check_minutes()
+            self.num_train_epochs = 1e6  # ended by the clock
+        super().__post_init__()
+        if self.push_to_hub and self.hub_strategy in _UPLOADS_CHECKPOINTS:
+            raise ValueError(
+                "hub_strategy must be 'end' or 'every_save', got "
+                f"{self.hub_strategy!r}: a checkpoint gets its name when it is complete"
+            )
+        if self.expect_processes not in (None, self.world_size):
+            raise ValueError(
+                f"expect_processes is {self.expect_processes}, but {self.world_size} started: see "
+                "recipes/accelerate/README.md for launches that start what they are asked for"
+            )
+        if self.mixed_precision == "bf16" and self.device.type == "cpu" and bf16_matmul_is_slow():
+            raise ValueError(
+                "bf16 must be false on this CPU: its bfloat16 products are slower than float32"
+            )
+
+    def _check_minutes(self) -> None:
+        if not self.train_minutes or self.train_minutes <= 0:
+            raise ValueError(f"train_minutes must be positive, got {self.train_minutes}")
+        if self.max_steps > 0:
+            raise ValueError(
+                f"train_minutes and max_steps exclude each other, got {self.train_minutes} and "
+                f"{self.max_steps}"
+            )
+        if self.warmup_steps >= 1:
+            raise ValueError(
+                "warmup_steps must be a part of the training (below 1) with train_minutes, got "
+                f"{self.warmup_steps}"
+            )

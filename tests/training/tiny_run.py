@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run of seconds with dropout: trained in this process by the tests, or as a script."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from seqlib.training.arguments import TrainSettings
+from seqlib.training.record import describe, open_run, write_record
+from seqlib.training.settings import parse_settings
+from seqlib.training.trainer import SeqTrainer
+
+VOCAB, LENGTH = 32, 16
+
+
+class Tokens(Dataset):
+    """Short noisy counting sequences, the same on every call."""
+
+    def __init__(self, size: int = 48):
+        draw = torch.Generator().manual_seed(0)
+        starts = torch.randint(VOCAB, (size, 1), generator=draw)
+        noise = torch.randint(2, (size, LENGTH), generator=draw)
+        self.rows = (starts + torch.arange(LENGTH) + noise) % VOCAB
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.rows[index], "labels": self.rows[index]}
+
+
+def model(hidden_size: int = 16) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCAB,
+            hidden_size=hidden_size,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            attention_dropout=0.2,
+        )
+    )
+
+
+def settings(output_dir: Path, *words: str) -> TrainSettings:
+    (found,) = parse_settings(
+        [TrainSettings],
+        [
+            f"--output_dir={output_dir}",
+            "--max_steps=12",
+            "--save_steps=3",
+            "--logging_steps=1",
+            "--per_device_train_batch_size=4",
+            "--learning_rate=3e-2",
+            "--report_to=none",
+            "--disable_tqdm=true",
+            "--use_cpu=true",
+            *words,
+        ],
+    )
+    return found
+
+
+def train(output_dir: Path, *words: str, **kwargs) -> SeqTrainer:
+    args = settings(output_dir, *words)
+    record = describe([args], {"sha256": "tiny"})
+    checkpoint = open_run(output_dir, record, args.resume_from_checkpoint)
+    trainer = SeqTrainer(model(), args, train_dataset=Tokens(), **kwargs)
+    if trainer.is_world_process_zero():
+        write_record(output_dir, record)
+    trainer.train(checkpoint)
+    return trainer
+
+
+def losses(trainer: SeqTrainer) -> dict[int, float]:
+    return {row["step"]: row["loss"] for row in trainer.state.log_history if "loss" in row}
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1])
+    done = train(out, *sys.argv[2:])
+    if done.is_world_process_zero():
+        (out / "losses.json").write_text(json.dumps(losses(done)))
