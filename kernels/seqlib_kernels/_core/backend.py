@@ -45,7 +45,9 @@ def resolve(x: Tensor, backend: str | None) -> str:
     """The backend that will run an op whose inputs live where `x` lives.
 
     An explicit `backend` wins over `use_backend`, which wins over the device: Triton on CUDA
-    and ROCm tensors, the CPU kernels on CPU tensors, the reference anywhere else.
+    and ROCm tensors, the CPU kernels on CPU tensors, the reference anywhere else. The reference
+    also serves CPU tensors where numba is missing, which only happens to a checkpoint that
+    carries its code.
 
     Raises:
         ValueError: an unknown name.
@@ -55,6 +57,8 @@ def resolve(x: Tensor, backend: str | None) -> str:
     name = backend if backend is not None else _forced
     if name is None:
         name = {"cuda": "triton", "cpu": "cpu"}.get(device, "reference")
+        if name == "cpu" and not _installed("numba"):
+            name = "reference"
         if name == "reference":
             _say_reference(device)
     _check_name(name)
@@ -79,9 +83,11 @@ def _problem(name: str, device: str) -> str | None:
     """Why backend `name` can't run on tensors of type `device`; None when it can."""
     if name == "cpu" and device != "cpu":
         return f"its kernels read CPU memory and the tensors are on {device!r}"
+    if name == "cpu" and not _installed("numba"):
+        return "numba is not installed (pip install numba)"
     if name != "triton":
         return None
-    if not _has_triton():
+    if not _installed("triton"):
         return "Triton is not installed (pip install 'seqlib[triton]')"
     if device == "cpu" and not interpreting():
         return (
@@ -93,10 +99,11 @@ def _problem(name: str, device: str) -> str | None:
     return None
 
 
+@torch.compiler.assume_constant_result
 @functools.cache
-def _has_triton() -> bool:
+def _installed(module: str) -> bool:
     try:
-        return importlib.util.find_spec("triton") is not None
+        return importlib.util.find_spec(module) is not None
     except ValueError:  # a module placed into sys.modules without a spec
         return False
 
@@ -105,5 +112,7 @@ def _has_triton() -> bool:
 @functools.cache
 def _say_reference(device: str) -> None:
     logger.warning(
-        "no kernels for device %r: the reference implementation, a loop over time, runs", device
+        "no kernels for device %r%s: the reference implementation, a loop over time, runs",
+        device,
+        " without numba (pip install numba)" if device == "cpu" else "",
     )

@@ -5,7 +5,10 @@ from collections.abc import Callable
 
 import torch
 
-_LIBRARY = torch.library.Library("seqlib", "FRAGMENT")
+# A process can define an operator once: copies of this file that travel with checkpoints have
+# other names here.
+NAMESPACE = "seqlib"
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 
 
 def define_op(schema: str, impl: Callable, fake: Callable) -> Callable:
@@ -17,5 +20,5 @@ def define_op(schema: str, impl: Callable, fake: Callable) -> Callable:
     name = schema.split("(")[0]
     _LIBRARY.define(schema)
     _LIBRARY.impl(name, impl, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"seqlib::{name}", fake, lib=_LIBRARY)
-    return getattr(torch.ops.seqlib, name).default
+    torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
+    return getattr(getattr(torch.ops, NAMESPACE), name).default
