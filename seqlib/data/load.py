@@ -4,9 +4,11 @@
 import difflib
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from .cache import cache_root
 from .corpus import Corpus, Preparation, open_or_prepare
+from .debdocs import debdocs
 from .hub import hub_dataset
 from .pystdlib import pystdlib
 from .user_files import user_files
@@ -14,6 +16,8 @@ from .user_files import user_files
 CORPORA: dict[str, Callable[..., Preparation]] = {
     "pystdlib": lambda **_: pystdlib(),
     "pystdlib-full": lambda **_: pystdlib(full=True),
+    "debdocs": debdocs,
+    "debdocs-s": partial(debdocs, small=True),
 }
 
 
@@ -25,6 +29,8 @@ def load_corpus(
     dataset_name: str | None = None,
     dataset_config: str | None = None,
     text_column: str = "text",
+    path: str | os.PathLike[str] | None = None,
+    fetch: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Corpus:
     """A corpus by name, from the user's files or from a Hugging Face data set.
@@ -33,11 +39,14 @@ def load_corpus(
     processes may ask for it at the same time.
 
     Args:
+        name: "pystdlib", "pystdlib-full", "debdocs" or "debdocs-s".
         train_files: paths, globs or directories of text files instead of `name`.
         validation_files: the same for validation; 5 % of the training documents when None.
         dataset_name: a data set name or local folder for `datasets` instead of `name`.
         dataset_config: its configuration.
         text_column: where JSON lines and data sets hold the text.
+        path: for "debdocs", the directory into which its packages were unpacked; / by default.
+        fetch: let `debdocs` download the Debian packages that are not installed.
         cache_dir: where prepared data lives; `$SEQLIB_DATA`, then ~/.cache/seqlib by default.
 
     Raises:
@@ -57,13 +66,15 @@ def load_corpus(
         )
     if validation_files and not train_files:
         raise ValueError(f"validation_files goes with train_files, got {given[0]}")
+    if path is not None and name not in ("debdocs", "debdocs-s"):
+        raise ValueError(f"path goes with the name debdocs or debdocs-s, got {given[0]}")
     root = cache_root(cache_dir)
     if train_files is not None:
         preparation = user_files(train_files, validation_files, text_column)
     elif dataset_name is not None:
         preparation = hub_dataset(dataset_name, dataset_config, text_column)
     elif name in CORPORA:
-        preparation = CORPORA[name]()
+        preparation = CORPORA[name](fetch=fetch, path=path)
     else:
         close = difflib.get_close_matches(str(name), CORPORA, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -5,6 +5,7 @@ import glob
 import gzip
 import importlib
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -79,7 +80,7 @@ def _read(path: Path) -> bytes:
     try:
         with _open(path) as file:
             return file.read()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UnusableFile(path, f"cannot be read: {error}") from error
 
 
