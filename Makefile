@@ -23,7 +23,7 @@ test: lint unit interpret aot   ## everything that needs no GPU
 lint: setup-dev          ## style, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: setup-dev          ## CPU kernels, layers, models, data, training
 	$(ONE_THREAD) $(PYTEST) -n 2 -m "not aot"
