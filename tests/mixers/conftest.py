@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One small mixer of every kind and option that changes the data flow."""
+
+import pytest
+import torch
+from seqlib.mixers import MIXERS
+from seqlib.mixers.base import Mixer
+
+D = 24
+CASES: dict[str, tuple[str, dict]] = {
+    "delta_net": ("delta_net", {"num_heads": 2}),
+    "delta_net-no_conv-gate": (
+        "delta_net",
+        {"num_heads": 3, "expand_k": 0.5, "expand_v": 2.0, "use_short_conv": False}
+        | {"use_gate": True},
+    ),
+    "delta_net-positive": ("delta_net", {"num_heads": 2, "negative_eigenvalues": False}),
+    "gated_delta_net": ("gated_delta_net", {"num_heads": 2, "head_dim": 6, "num_v_heads": 4}),
+    "delta_product-3": (
+        "delta_product",
+        {"num_heads": 2, "head_dim": 6, "num_householder": 3, "conv_size": 2},
+    ),
+    "delta_product-no_decay": (
+        "delta_product",
+        {"num_heads": 1, "head_dim": 8, "expand_v": 1.0}
+        | {"use_forget_gate": False, "use_gate": False},
+    ),
+    "full_attention": ("full_attention", {"num_heads": 4, "num_kv_heads": 2, "qk_norm": True}),
+}
+
+
+@pytest.fixture(params=CASES)
+def mixer(request: pytest.FixtureRequest) -> Mixer:
+    """A mixer of width 24 in float64 with parameters of size 1."""
+    torch.manual_seed(0)
+    name, options = CASES[request.param]
+    return MIXERS[name](D, **options).double()
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    """[3, 9, 24] in float64."""
+    return torch.randn(3, 9, D, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
