@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 from torch import Tensor
 
 _AS_STORED = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
@@ -23,8 +23,7 @@ def array(x: Tensor) -> np.ndarray:
     return x.detach().view(_AS_STORED.get(x.dtype, x.dtype)).numpy()
 
 
-@intrinsic
-def widen(typingctx: Any, x: Any) -> Any:
+def _widen(typingctx: Any, x: Any) -> Any:
     """A stored element as a number: float32 for 16-bit storage, unchanged otherwise."""
     if x == types.uint16:
 
@@ -42,8 +41,7 @@ def widen(typingctx: Any, x: Any) -> Any:
     return x(x), _unchanged
 
 
-@intrinsic
-def narrow(typingctx: Any, x: Any, like: Any) -> Any:
+def _narrow(typingctx: Any, x: Any, like: Any) -> Any:
     """The number `x` as an element stored beside `like`, rounded to nearest, ties to even."""
     if like == types.uint16:
 
@@ -63,6 +61,43 @@ def narrow(typingctx: Any, x: Any, like: Any) -> Any:
 
         return types.int16(types.float32, like), to_float16
     return x(x, like), _unchanged
+
+
+# Any: type checkers don't know that numba drops the first argument.
+widen: Any = intrinsic(_widen)
+narrow: Any = intrinsic(_narrow)
+
+
+def state_row(stored: np.ndarray, scratch: np.ndarray) -> np.ndarray:
+    """Where a row of states is kept at full precision: in `stored` itself if that is wide enough.
+
+    Kernels write states there and read them back for the next step, and hand each of them to
+    `keep` as well. That way a state that is also an output is written once.
+    """
+    raise NotImplementedError("inside numba kernels only")
+
+
+def keep(stored: np.ndarray, d: int, x: Any) -> None:
+    """Store state `x` as element d of a 16-bit row; `state_row` was the row itself otherwise."""
+    raise NotImplementedError("inside numba kernels only")
+
+
+@overload(state_row)
+def _state_row(stored, scratch):
+    if stored.dtype in (types.uint16, types.int16):
+        return lambda stored, scratch: scratch
+    return lambda stored, scratch: stored
+
+
+@overload(keep)
+def _keep(stored, d, x):
+    if stored.dtype in (types.uint16, types.int16):
+
+        def keep(stored, d, x):
+            stored[d] = narrow(x, stored[d])
+
+        return keep
+    return lambda stored, d, x: None
 
 
 def _unchanged(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -8,11 +8,12 @@ that enters each segment and, afterwards, the one that leaves it.
 """
 
 import numpy as np
+import torch
 from numba import njit
 from torch import Tensor
 
 from .._core import threads
-from .._core.lowp import array, narrow, widen
+from .._core.lowp import array, keep, narrow, state_row, widen
 
 # Rows are cut only where they must be: out of cache, narrow blocks run at half the speed.
 _NARROWEST, _WIDEST = 1024, 4096
@@ -60,11 +61,13 @@ def backward(
     state[:] = array(dhT)
     if not h.numel():
         return
-    h0_ = np.zeros_like(state) if h0 is None else array(h0)
+    # In the dtype of h, like the other states that meet a gradient.
+    h0_ = array(torch.zeros_like(dh0, dtype=h.dtype) if h0 is None else h0.to(h.dtype))
+    ones = array(torch.ones(h.shape[2], dtype=h.dtype))
     a_, h_, dh_, da_, db_ = (array(x).reshape(-1, x.shape[-1]) for x in (a, h, dh, da, db))
     plan = _Plan(h, dh0, cu_seqlens)
     carry = plan.carries(a_, dh_, state, not reverse, True)
-    plan.run(_adjoint, a_, h_, h0_, dh_, da_, db_, carry, reverse)
+    plan.run(_adjoint, a_, h_, h0_, ones, dh_, da_, db_, carry, reverse)
     plan.finish(carry, state)
 
 
@@ -134,41 +137,45 @@ def _scan(a, b, h, carry, reverse, bounds, segments, blocks, first, last):
     """h[t] = a[t] h[t-1] + b[t]"""
     for job in range(first, last):
         _, slot, t0, t1, d0, d1 = _job(bounds, segments, blocks, a.shape[1], reverse, job)
-        c = carry[slot, d0:d1]
+        scratch = np.empty((2, d1 - d0), carry.dtype)
+        before = carry[slot, d0:d1]
         for i in range(t1 - t0):
             t = t1 - 1 - i if reverse else t0 + i
             # Slices first: indices from zero are what the compiler can turn into vectors.
             a_t, b_t, h_t = a[t, d0:d1], b[t, d0:d1], h[t, d0:d1]
+            state = state_row(h_t, scratch[i % 2])
             for d in range(d1 - d0):
-                state = widen(a_t[d]) * c[d] + widen(b_t[d])
-                c[d] = state
-                h_t[d] = narrow(state, b_t[d])
+                x = widen(a_t[d]) * before[d] + widen(b_t[d])
+                state[d] = x
+                keep(h_t, d, x)
+            before = state
+        carry[slot, d0:d1] = before
 
 
 @_compile
-def _adjoint(a, h, h0, dh, da, db, carry, reverse, bounds, segments, blocks, first, last):
+def _adjoint(a, h, h0, ones, dh, da, db, carry, reverse, bounds, segments, blocks, first, last):
     """g[t] = dh[t] + a[t+1]* g[t+1];  db[t] = g[t];  da[t] = g[t] h[t-1]*, with * the conjugate"""
     for job in range(first, last):
         n, slot, t0, t1, d0, d1 = _job(bounds, segments, blocks, a.shape[1], not reverse, job)
-        c = carry[slot, d0:d1]
+        scratch = np.empty((2, d1 - d0), carry.dtype)
         start = bounds[n + 1] - 1 if reverse else bounds[n]
+        after = carry[slot, d0:d1]
+        a_after = ones[d0:d1]
         for i in range(t1 - t0):
             t = t0 + i if reverse else t1 - 1 - i
-            a_t, dh_t, da_t, db_t = a[t, d0:d1], dh[t, d0:d1], da[t, d0:d1], db[t, d0:d1]
-            if t == start:
-                _adjoint_row(a_t, h0[n, d0:d1], dh_t, da_t, db_t, c)
-            else:
-                before = t + 1 if reverse else t - 1
-                _adjoint_row(a_t, h[before, d0:d1], dh_t, da_t, db_t, c)
-
-
-@_compile
-def _adjoint_row(a, h_before, dh, da, db, c):
-    for d in range(c.shape[0]):
-        g = widen(dh[d]) + c[d]
-        db[d] = narrow(g, dh[d])
-        da[d] = narrow(g * np.conj(widen(h_before[d])), dh[d])
-        c[d] = np.conj(widen(a[d])) * g
+            h_before = h0[n, d0:d1] if t == start else h[t + 1 if reverse else t - 1, d0:d1]
+            dh_t, da_t, db_t = dh[t, d0:d1], da[t, d0:d1], db[t, d0:d1]
+            state = state_row(db_t, scratch[i % 2])
+            for d in range(d1 - d0):
+                g = widen(dh_t[d]) + np.conj(widen(a_after[d])) * after[d]
+                state[d] = g
+                keep(db_t, d, g)
+                da_t[d] = narrow(g * np.conj(widen(h_before[d])), dh_t[d])
+            after = state
+            a_after = a[t, d0:d1]
+        c = carry[slot, d0:d1]
+        for d in range(d1 - d0):
+            c[d] = np.conj(widen(a_after[d])) * after[d]
 
 
 @_compile

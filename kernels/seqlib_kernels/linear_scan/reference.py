@@ -21,13 +21,14 @@ def linear_scan(
     """`linear_scan` as it is defined; the arguments are those of the op and are not checked."""
     bounds = None if cu_seqlens is None else cu_seqlens.tolist()
     N = b.shape[0] if bounds is None else len(bounds) - 1
-    if initial_state is None:
-        initial_state = b.new_zeros(N, b.shape[2], dtype=state_dtype(b.dtype))
+    h0 = initial_state
+    if h0 is None:
+        h0 = b.new_zeros(N, b.shape[2], dtype=state_dtype(b.dtype))
     if bounds is None:
-        h, final_state = _scan(a, b, initial_state, reverse)
+        h, final_state = _scan(a, b, h0, reverse)
     else:
         pieces = [
-            _scan(a[:, i:j], b[:, i:j], initial_state[n : n + 1], reverse)
+            _scan(a[:, i:j], b[:, i:j], h0[n : n + 1], reverse)
             for n, (i, j) in enumerate(pairwise(bounds))
         ]
         h = torch.cat([piece[0] for piece in pieces], 1)
