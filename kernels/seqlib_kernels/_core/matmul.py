@@ -18,17 +18,26 @@ VECTOR_BYTES = 64  # of a row of a tile: arrays that take part are padded to a m
 
 @intrinsic
 def _tile(
-    typingctx: Any, c: Any, ic: Any, a: Any, ia: Any, down: Any, right: Any, b: Any, ib: Any, p: Any
+    typingctx: Any,
+    c: Any,
+    ic: Any,
+    a: Any,
+    ia: Any,
+    down: Any,
+    right: Any,
+    b: Any,
+    ib: Any,
+    depth: Any,
+    keep: Any,
 ) -> Any:
-    """c[ic tile] += sum over l < p of a[ia + i*down + l*right] * b[ib + l*columns tile]."""
+    """c tile at ic = keep * itself + sum over l < depth of a[ia + i*down + l*right] b[l, at ib]."""
     if not (c.dtype == a.dtype == b.dtype and c.dtype in (types.float32, types.float64)):
         return None
     if not all(x.layout == "C" and x.ndim == 2 for x in (c, a, b)):
         return None
-    index = (types.intp,) * 2
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        c, ic, a, ia, down, right, b, ib, p = args
+        c, ic, a, ia, down, right, b, ib, depth, keep = args
         number = context.get_data_type(signature.args[0].dtype)
         size = signature.args[0].dtype.bitwidth // 8
         vector = ir.VectorType(number, VECTOR_BYTES // size)
@@ -54,49 +63,62 @@ def _tile(
         b_at, b_columns = start(6, b, ib)
         rows = [ir.Constant(ic.type, i) for i in range(ROWS)]
         targets = [builder.gep(c_at, [builder.mul(i, c_columns)]) for i in rows]
-        sums = [cgutils.alloca_once_value(builder, load(target)) for target in targets]
         lanes = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
-        with cgutils.for_range(builder, p, intp=ic.type) as loop:
+
+        def splat(factor: Any) -> Any:
+            first = ir.Constant(ir.IntType(32), 0)
+            one = builder.insert_element(ir.Constant(vector, ir.Undefined), factor, first)
+            return builder.shuffle_vector(one, one, lanes)
+
+        nothing = ir.Constant(vector, None)
+        kept = builder.fcmp_unordered("!=", keep, ir.Constant(number, 0.0))
+        factor = splat(keep)
+        sums = [
+            cgutils.alloca_once_value(
+                builder, builder.select(kept, builder.fmul(factor, load(target)), nothing)
+            )
+            for target in targets
+        ]
+        with cgutils.for_range(builder, depth, intp=ic.type) as loop:
             b_row = load(builder.gep(b_at, [builder.mul(loop.index, b_columns)]))
             a_column = builder.gep(a_at, [builder.mul(loop.index, right)])
             for i, total in zip(rows, sums, strict=True):
-                factor = builder.load(builder.gep(a_column, [builder.mul(i, down)]))
-                one = builder.insert_element(
-                    ir.Constant(vector, ir.Undefined), factor, ir.Constant(ir.IntType(32), 0)
-                )
-                splat = builder.shuffle_vector(one, one, lanes)
-                product = builder.call(multiply_add, (splat, b_row, builder.load(total)))
+                factor = splat(builder.load(builder.gep(a_column, [builder.mul(i, down)])))
+                product = builder.call(multiply_add, (factor, b_row, builder.load(total)))
                 builder.store(product, total)
         for target, total in zip(targets, sums, strict=True):
             builder.store(builder.load(total), as_vector(target), align=size)
         return context.get_dummy_value()
 
-    signature = types.void(c, types.intp, a, *(types.intp,) * 3, b, *index)
-    return signature, generate
+    size = types.intp
+    return types.void(c, size, a, size, size, size, b, size, size, c.dtype), generate
 
 
 _compile = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 
 
 @_compile
-def add_product(c, a, b, rows, start, stop):
-    """c[:rows] += a[:rows, start:stop] @ b[start:stop], in whole tiles.
+def product(c, a, b, first, last, start, stop, keep):
+    """c[first:last] = keep * c[first:last] + a[first:last, start:stop] @ b[start:stop].
 
     All three are C-contiguous and of one dtype. The columns of c are a multiple of VECTOR_BYTES
-    and b has no fewer; c and a have the rows rounded up to a multiple of ROWS.
+    and b has no fewer; c and a have room for a multiple of ROWS past `first`. Rows past `last` up
+    to there are written too and may hold anything. With keep = 0 nothing is read from c.
     """
     width = VECTOR_BYTES // c.itemsize
     n_c, n_a, n_b, depth = c.shape[1], a.shape[1], b.shape[1], stop - start
+    keep = c.dtype.type(keep)
     for j in range(0, n_c, width):
-        for i in range(0, rows, ROWS):
-            _tile(c, i * n_c + j, a, i * n_a + start, n_a, 1, b, start * n_b + j, depth)
+        for i in range(first, last, ROWS):
+            _tile(c, i * n_c + j, a, i * n_a + start, n_a, 1, b, start * n_b + j, depth, keep)
 
 
 @_compile
-def add_product_transposed(c, a, b, rows, start, stop):
-    """c[:rows] += a[start:stop, :rows].T @ b[start:stop], under the rules of `add_product`."""
+def product_transposed(c, a, b, first, last, start, stop, keep):
+    """c[first:last] = keep * c[first:last] + a[start:stop, first:last].T @ b[start:stop]."""
     width = VECTOR_BYTES // c.itemsize
     n_c, n_a, n_b, depth = c.shape[1], a.shape[1], b.shape[1], stop - start
+    keep = c.dtype.type(keep)
     for j in range(0, n_c, width):
-        for i in range(0, rows, ROWS):
-            _tile(c, i * n_c + j, a, start * n_a + i, 1, n_a, b, start * n_b + j, depth)
+        for i in range(first, last, ROWS):
+            _tile(c, i * n_c + j, a, start * n_a + i, 1, n_a, b, start * n_b + j, depth, keep)

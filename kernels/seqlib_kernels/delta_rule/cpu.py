@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The delta rule on CPUs: jobs for threads, and what the kernels of a job read and write."""
+"""The delta rule on CPUs: outputs, and jobs for threads. The kernels are in cpu_chunk.py."""
 
 import numpy as np
 import torch
@@ -7,15 +7,12 @@ from torch import Tensor
 
 from .._core import alloc, threads
 from .._core.dtypes import state_dtype
-from .._core.lowp import array
 from .cpu_chunk import CHUNKS, WIDTH, backward, chunk_tokens, forward
-
-Shape = tuple[int, ...]
 
 
 def saved_shapes(
     q: Tensor, v: Tensor, num_householder: int, sequences: int
-) -> list[tuple[Shape, torch.dtype]]:
+) -> list[tuple[tuple[int, ...], torch.dtype]]:
     """The states kept for the backward pass, one per CHUNKS chunks and one more per sequence."""
     tokens = q.shape[0] * q.shape[1]
     spans = tokens // (CHUNKS * chunk_tokens(num_householder)) + sequences
@@ -37,22 +34,21 @@ def delta_rule_fwd(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """o [B,T,HV,V], hT [N,HV,K,V] and the states that `delta_rule_bwd` starts from."""
     plan = _Plan(q, v, cu_seqlens)
-    o = alloc.empty((*q.shape[:2], *v.shape[2:]), q)
-    hT = alloc.empty((plan.sequences, v.shape[2], q.shape[3], v.shape[3]), beta)
-    hT.copy_(h0) if h0 is not None else hT.zero_()
     shapes = saved_shapes(q, v, num_householder, plan.sequences) if save else []
     saved = [alloc.empty(shape, q, dtype) for shape, dtype in shapes]
-    states = saved[0] if save else hT
+    o = alloc.empty((*q.shape[:2], *v.shape[2:]), beta)
+    hT = alloc.empty((plan.sequences, v.shape[2], q.shape[3], v.shape[3]), beta)
+    hT.copy_(h0) if h0 is not None else hT.zero_()
     plan.run(
         forward,
-        *(_rows(x) for x in (q, k, v, beta)),
-        _rows(beta if decay is None else decay),
-        array(hT),
-        _rows(o),
-        array(states),
+        *(_rows(x, beta.dtype) for x in (q, k, v, beta)),
+        _rows(beta if decay is None else decay, beta.dtype),
+        hT.numpy(),
+        _rows(o, beta.dtype),
+        saved[0].numpy() if save else hT.numpy(),
         (scale, normalize_qk, num_householder, decay is not None, save),
     )
-    return o, hT, saved
+    return o.to(q.dtype), hT, saved
 
 
 def delta_rule_bwd(
@@ -73,22 +69,23 @@ def delta_rule_bwd(
     """The gradients of q, k, v, beta, decay and h0."""
     plan = _Plan(q, v, cu_seqlens)
     group = v.shape[2] // q.shape[2]
-    dq, dk = (_Parts(x, plan.blocks, group) for x in (q, k))
-    dbeta = _Parts(beta, plan.blocks, 1)
-    ddecay = _Parts(beta if decay is None else decay, plan.blocks, 1)
-    dv, dh0 = alloc.empty(v.shape, v), alloc.empty(dhT.shape, dhT)
+    dq, dk = (_Parts(x, beta.dtype, plan.blocks, group) for x in (q, k))
+    dbeta = _Parts(beta, beta.dtype, plan.blocks)
+    ddecay = dbeta if decay is None else _Parts(decay, beta.dtype, plan.blocks)
+    dv, dh0 = alloc.empty(v.shape, beta), alloc.empty(dhT.shape, beta)
     dh0.copy_(dhT)
     plan.run(
         backward,
-        *(_rows(x) for x in (q, k, v, beta)),
-        _rows(beta if decay is None else decay),
-        array(saved[0]),
-        _rows(do),
-        array(dh0),
-        (dq.parts, dk.parts, _rows(dv), dbeta.parts, ddecay.parts),
+        *(_rows(x, beta.dtype) for x in (q, k, v, beta)),
+        _rows(beta if decay is None else decay, beta.dtype),
+        saved[0].numpy(),
+        _rows(do, beta.dtype),
+        dh0.numpy(),
+        (dq.rows(), dk.rows(), _rows(dv, beta.dtype), dbeta.rows(), ddecay.rows()),
         (scale, normalize_qk, num_householder, decay is not None, True),
     )
-    return dq.sum(), dk.sum(), dv, dbeta.sum(), None if decay is None else ddecay.sum(), dh0
+    ddecay = None if decay is None else ddecay.sum()
+    return dq.sum(), dk.sum(), dv.to(v.dtype), dbeta.sum(), ddecay, dh0
 
 
 class _Plan:
@@ -103,8 +100,8 @@ class _Plan:
             self.bounds = cu_seqlens.numpy().astype(np.int64)
         self.sequences = len(self.bounds) - 1
         self.threads = threads.count(v.numel() * K // 8)
-        heads = max(1, self.sequences * HV)
         # Columns are cut only for threads that would idle: every block repeats what keys need.
+        heads = max(1, self.sequences * HV)
         self.blocks = max(1, min(self.threads // heads, -(-V // WIDTH)))
         self.jobs = self.sequences * HV * self.blocks
 
@@ -116,28 +113,23 @@ class _Plan:
 
 
 class _Parts:
-    """A gradient to which several jobs contribute: one part each, then a sum in fixed order."""
+    """A gradient that several jobs share in: a part for each, summed in a fixed order."""
 
-    def __init__(self, x: Tensor, blocks: int, group: int) -> None:
-        self.shape, self.dtype = x.shape, x.dtype
-        heads = x.shape[2] * group
-        single = blocks * group == 1
-        self.buffer = alloc.empty(
-            (blocks, x.shape[0] * x.shape[1], heads, *x.shape[3:]),
-            x,
-            x.dtype if single else state_dtype(x.dtype),
-        )
-        self.parts = array(self.buffer)
+    def __init__(self, x: Tensor, dtype: torch.dtype, blocks: int, group: int = 1) -> None:
+        self.x, self.group = x, group
+        shape = (blocks, *x.shape[:3], group, *x.shape[3:])
+        self.parts = alloc.empty(shape, x, dtype)
+
+    def rows(self) -> np.ndarray:
+        """[blocks, B*T, HV, ...]"""
+        return self.parts.flatten(3, 4).flatten(1, 2).numpy()
 
     def sum(self) -> Tensor:
-        blocks, _, heads = self.buffer.shape[:3]
-        group = heads // self.shape[2] if self.shape[2] else 1
-        if blocks * group == 1:
-            return self.buffer.view(self.shape)
-        parts = self.buffer.view(blocks, *self.shape[:3], group, *self.shape[3:])
-        return parts.sum((0, 4)).to(self.dtype)
+        if self.parts.shape[0] * self.group == 1:
+            return self.parts.view(self.x.shape).to(self.x.dtype)
+        return self.parts.sum((0, 4)).to(self.x.dtype)
 
 
-def _rows(x: Tensor) -> np.ndarray:
-    """[B, T, ...] as rows [B*T, ...]."""
-    return array(x.view(-1, *x.shape[2:]))
+def _rows(x: Tensor, dtype: torch.dtype) -> np.ndarray:
+    """[B, T, ...] as rows [B*T, ...] of numbers that numba knows."""
+    return x.detach().to(dtype).flatten(0, 1).numpy()

@@ -12,8 +12,7 @@ from collections import namedtuple
 import numpy as np
 from numba import njit
 
-from .._core.lowp import narrow, widen
-from .._core.matmul import ROWS, add_product, add_product_transposed
+from .._core.matmul import ROWS, product, product_transposed
 
 CHUNKS = 4  # between two saved states
 WIDTH = 16  # rows and columns are padded to multiples of this many, whole tiles in any dtype
@@ -27,11 +26,11 @@ _compile = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract
 # of the triangular system (I + L) new = beta * residual.
 _Chunk = namedtuple(
     "_Chunk",
-    "k kT k_rstd k_scaled q q_rstd q_scaled beta gate reach kk qk minus_L residual new out",
+    "k kT k_rstd k_scaled q q_rstd q_scaled beta gate reach kk qk minus_L out",
 )
 _Adjoint = namedtuple(
     "_Adjoint",
-    "do doT y dr drT newT minus_LT y_new do_new pair S_do S_dr dS_new dq dk row W",
+    "do doT y dr drT newT minus_LT y_new do_new pair S_do S_dr dS_new columns dq dk dots W",
 )
 
 
@@ -47,10 +46,11 @@ _chunk_tokens = _compile(chunk_tokens)
 def forward(q, k, v, beta, decay, hT, o, states, options, bounds, blocks, first, last):
     """Jobs [first, last): o, the saved states and hT, which comes in as the initial state."""
     scale, _, n, _, save = options
-    K, tokens = q.shape[2], _chunk_tokens(n)
+    K, V, tokens = q.shape[2], _block_width(v.shape[2], blocks), _chunk_tokens(n)
     span = CHUNKS * tokens
-    c = _make_chunk(beta, K, _block_width(v.shape[2], blocks), n)
-    S = np.zeros((_padded(K), c.new.shape[1]), beta.dtype)
+    c = _make_chunk(beta, K, V, n)
+    S = np.zeros((_padded(K), V), beta.dtype)
+    new, residual = np.zeros_like(c.out), np.zeros_like(c.out)
     for job in range(first, last):
         i_n, i_h, v0, v1 = _job(job, v.shape[1], v.shape[2], blocks)
         start, stop = bounds[i_n], bounds[i_n + 1]
@@ -58,18 +58,19 @@ def forward(q, k, v, beta, decay, hT, o, states, options, bounds, blocks, first,
         _load_state(S, hT[i_n, i_h], v0, v1)
         for t in range(start, stop, tokens):
             m = min(tokens, stop - t)
+            r = m * n
             if save and (t - start) % span == 0:
                 _store_state(states[slot + (t - start) // span, i_h], S, v0, v1)
             _load_keys(c, k, beta, decay, options, t, m, i_h)
-            _solve(c, S, v, t * n, m * n, i_h, v0, v1, K)
+            _load(residual, v, t * n, r, i_h, v0, v1)
+            _solve(c, S, residual, new, r, K)
             _load_queries(c, q, options, t, m, i_h, v.shape[1])
             _gate_queries(c.qk, c.gate, n, m)
-            c.out[:] = 0
-            add_product(c.out, c.q_scaled, S, m, 0, K)
-            add_product(c.out, c.qk, c.new, m, 0, m * n)
-            c.out[:] *= scale
+            product(c.out, c.q_scaled, S, 0, m, 0, K, 0)
+            product(c.out, c.qk, new, 0, m, 0, r, 1)
+            _scale(c.out, m, scale)
             _store(o, c.out, t, m, i_h, v0, v1)
-            _advance(c, S, m * n, K)
+            _advance(c, S, new, r, K)
         _store_state(hT[i_n, i_h], S, v0, v1)
 
 
@@ -78,14 +79,15 @@ def backward(q, k, v, beta, decay, states, do, dh0, grads, options, bounds, bloc
     """Jobs [first, last): every gradient; dh0 comes in as the gradient of the final state."""
     dq, dk, dv, dbeta, ddecay = grads
     scale, normalize, n, _, _ = options
-    K, HV, tokens = q.shape[2], v.shape[1], _chunk_tokens(n)
+    K, V, HV = q.shape[2], _block_width(v.shape[2], blocks), v.shape[1]
+    tokens = _chunk_tokens(n)
     span = CHUNKS * tokens
-    c = _make_chunk(beta, K, _block_width(v.shape[2], blocks), n)
+    c = _make_chunk(beta, K, V, n)
     a = _make_adjoint(c)
-    S = np.zeros((CHUNKS, _padded(K), c.new.shape[1]), beta.dtype)
-    dS = np.zeros(S.shape[1:], beta.dtype)
-    new = np.zeros((CHUNKS, *c.new.shape), beta.dtype)
-    residual = np.zeros((CHUNKS, *c.new.shape), beta.dtype)
+    S = np.zeros((CHUNKS, _padded(K), V), beta.dtype)
+    dS = np.zeros((_padded(K), V), beta.dtype)
+    new = np.zeros((CHUNKS, *c.out.shape), beta.dtype)
+    residual = np.zeros((CHUNKS, *c.out.shape), beta.dtype)
     for job in range(first, last):
         i_n, i_h, v0, v1 = _job(job, HV, v.shape[2], blocks)
         i_b = job % blocks
@@ -100,25 +102,22 @@ def backward(q, k, v, beta, decay, states, do, dh0, grads, options, bounds, bloc
                 t = t0 + i * tokens
                 m = min(tokens, stop - t)
                 _load_keys(c, k, beta, decay, options, t, m, i_h)
-                _solve(c, S[i], v, t * n, m * n, i_h, v0, v1, K)
-                new[i] = c.new
-                residual[i] = c.residual
+                _load(residual[i], v, t * n, m * n, i_h, v0, v1)
+                _solve(c, S[i], residual[i], new[i], m * n, K)
                 if i + 1 < chunks:
-                    S[i + 1] = S[i]
-                    _advance(c, S[i + 1], m * n, K)
+                    _copy(S[i + 1], S[i])
+                    _advance(c, S[i + 1], new[i], m * n, K)
             for i in range(chunks - 1, -1, -1):
                 t = t0 + i * tokens
                 m = min(tokens, stop - t)
                 r, j = m * n, t * n
                 if i + 1 < chunks:
                     _load_keys(c, k, beta, decay, options, t, m, i_h)
-                    c.new[:] = new[i]
-                    c.residual[:] = residual[i]
                 _load_queries(c, q, options, t, m, i_h, HV)
                 _load(a.do, do, t, m, i_h, v0, v1)
-                a.do[:] *= scale
+                _scale(a.do, m, scale)
                 _reverse(
-                    c, a, S[i], dS, options, m, K, v1 - v0,
+                    c, a, S[i], dS, residual[i], new[i], options, m, K, v1 - v0,
                     dbeta[i_b, j : j + r, i_h], ddecay[i_b, t : t + m, i_h],
                 )  # fmt: skip
                 _store(dv, a.dr, j, r, i_h, v0, v1)
@@ -131,72 +130,61 @@ def backward(q, k, v, beta, decay, states, do, dh0, grads, options, bounds, bloc
 
 
 @_compile
-def _solve(c, S, v, first_row, r, i_h, v0, v1, K):
-    """residual = V - reach K S;  new_i = beta_i residual_i - sum over j < i of L_ij new_j"""
-    _load(c.residual, v, first_row, r, i_h, v0, v1)
-    for i in range(r):
-        _scale_row(c.k_scaled[i], -c.reach[i], c.k[i])
-    add_product(c.residual, c.k_scaled, S, r, 0, K)
-    for i in range(c.new.shape[0]):
-        _scale_row(c.new[i], c.beta[i], c.residual[i])
+def _solve(c, S, residual, new, r, K):
+    """residual -= reach K S;  new_i = beta_i residual_i - sum over j < i of L_ij new_j"""
+    _scale_rows(c.k_scaled, c.reach, True, c.k, r)
+    product(residual, c.k_scaled, S, 0, r, 0, K, 1)
+    _scale_rows(new, c.beta, False, residual, r)
     for b in range(0, r, ROWS):
-        add_product(c.new[b:], c.minus_L[b:], c.new, ROWS, 0, b)
+        product(new, c.minus_L, new, b, b + 1, 0, b, 1)
         for i in range(b + 1, min(b + ROWS, r)):
             for j in range(b, i):
-                _add_row(c.new[i], c.minus_L[i, j], c.new[j])
+                _add_row(new, i, c.minus_L[i, j], j)
 
 
 @_compile
-def _advance(c, S, r, K):
+def _advance(c, S, new, r, K):
     """S = reach_last S + sum over j of gate_last,j k_j new_j'"""
-    _scale_state(S, c.reach[r - 1], K)
-    for j in range(r):
-        _scale_row(c.k_scaled[j], c.gate[r - 1, j], c.k[j])
-    add_product_transposed(S, c.k_scaled, c.new, K, 0, r)
+    _scale_rows(c.k_scaled, c.gate[r - 1], False, c.k, r)
+    product_transposed(S, c.k_scaled, new, 0, K, 0, r, c.reach[r - 1])
 
 
 @_compile
-def _reverse(c, a, S, dS, options, m, K, V, dbeta, ddecay):
+def _reverse(c, a, S, dS, residual, new, options, m, K, V, dbeta, ddecay):
     """From do and dS after a chunk to dq, dk, dr = dv, dbeta, ddecay and dS before it."""
     n, gated = options[2], options[3]
-    r = m * n
-    W, last = a.W, r - 1
+    r, W = m * n, a.W
+    last = r - 1
     _transpose(a.doT, a.do, m, V)
-    _transpose(a.newT, c.new, r, V)
-    a.do_new[:] = 0
-    add_product(a.do_new, a.do, a.newT, m, 0, V)
+    _transpose(a.newT, new, r, V)
+    product(a.do_new, a.do, a.newT, 0, m, 0, V, 0)
     if gated:
-        W[:] = 0
-        for i in range(K):
-            W[r, 0] += _dot(S[i], dS[i], V)
+        _clear(W)
+        W[r, 0] = _dot(S, dS, K)
         for t in range(m):
-            for j in range(r):
+            for j in range(n * t + n):
                 W[n * t + n - 1, 1 + j] = a.do_new[t, j] * c.qk[t, j]
     _gate_queries(c.qk, c.gate, n, m)
     _gate_queries(a.do_new, c.gate, n, m)
 
     # y = (I + L)'^-1 (the gradient of new), the last rows first
-    for j in range(r):
-        _scale_row(c.k_scaled[j], c.gate[last, j], c.k[j])
-    a.y[:] = 0
-    add_product(a.y, c.k_scaled, dS, r, 0, K)
-    add_product_transposed(a.y, c.qk, a.do, r, 0, m)
-    _transpose(a.minus_LT, c.minus_L, c.minus_L.shape[0], c.minus_L.shape[1])
-    for b in range((r - 1) // ROWS * ROWS, -1, -ROWS):
+    _scale_rows(c.k_scaled, c.gate[last], False, c.k, r)
+    product(a.y, c.k_scaled, dS, 0, r, 0, K, 0)
+    product_transposed(a.y, c.qk, a.do, 0, r, 0, m, 1)
+    _transpose(a.minus_LT, c.minus_L, r, r)
+    for b in range(last // ROWS * ROWS, -1, -ROWS):
         end = min(b + ROWS, r)
-        add_product(a.y[b:], a.minus_LT[b:], a.y, ROWS, end, r)
+        product(a.y, a.minus_LT, a.y, b, end, end, r, 1)
         for i in range(end - 2, b - 1, -1):
             for j in range(i + 1, end):
-                _add_row(a.y[i], a.minus_LT[i, j], a.y[j])
-    for i in range(r):
-        _scale_row(a.dr[i], c.beta[i], a.y[i])
+                _add_row(a.y, i, c.minus_L[j, i], j)
+    _scale_rows(a.dr, c.beta, False, a.y, r)
     _transpose(a.drT, a.dr, r, V)
 
     # what rows of one chunk do to each other
-    a.y_new[:] = 0
-    add_product(a.y_new, a.y, a.newT, r, 0, V)
+    product(a.y_new, a.y, a.newT, 0, r, 0, V, 0)
     for i in range(r):
-        total = _dot(a.y[i], c.residual[i], V)
+        total = _dot_row(a.y, residual, i, V)
         a.pair[i, i] = 0
         for j in range(i):
             direct = a.y_new[i, j] * c.kk[i, j]
@@ -206,53 +194,50 @@ def _reverse(c, a, S, dS, options, m, K, V, dbeta, ddecay):
             a.pair[i, j] = -c.beta[i] * a.y_new[i, j] * c.gate[i, j]
             a.pair[j, i] = a.pair[i, j]
         dbeta[i] = total
-    a.dq[:] = 0
-    add_product(a.dq, a.do_new, c.k, m, 0, r)
-    a.dk[:] = 0
-    add_product(a.dk, a.pair, c.k, r, 0, r)
-    add_product_transposed(a.dk, a.do_new, c.q, r, 0, m)
+    product(a.dq, a.do_new, c.k, 0, m, 0, r, 0)
+    product(a.dk, a.pair, c.k, 0, r, 0, r, 0)
+    product_transposed(a.dk, a.do_new, c.q, 0, r, 0, m, 1)
 
     # what they do to the states at both ends
-    a.S_do[:] = 0
-    a.S_dr[:] = 0
-    a.dS_new[:] = 0
-    add_product(a.S_do, S, a.doT, K, 0, V)
-    add_product(a.S_dr, S, a.drT, K, 0, V)
-    add_product(a.dS_new, dS, a.newT, K, 0, V)
+    product(a.S_do, S, a.doT, 0, K, 0, V, 0)
+    product(a.S_dr, S, a.drT, 0, K, 0, V, 0)
+    product(a.dS_new, dS, a.newT, 0, K, 0, V, 0)
+    if gated:
+        _dot_columns(a.dots, c.kT, a.S_dr)
+        for j in range(r):
+            W[j, 0] = -a.dots[j]
+        _dot_columns(a.dots, c.kT, a.dS_new)
+        for j in range(r):
+            W[r, 1 + j] = a.dots[j]
+    for i in range(K):
+        for j in range(r):
+            a.dS_new[i, j] = c.gate[last, j] * a.dS_new[i, j] - c.reach[j] * a.S_dr[i, j]
+    _transpose(a.columns, a.dS_new, K, r)
+    _add_rows(a.dk, a.columns, r)
+    _transpose(a.columns, a.S_do, K, m)
     for t in range(m):
         i = n * t + n - 1
-        _copy_column(a.row, a.S_do, t, K)
-        _add_row(a.dq[t], c.reach[i], a.row)
         if gated:
-            W[i, 0] += _dot(c.q[t], a.row, K)
-    for j in range(r):
-        _copy_column(a.row, a.S_dr, j, K)
-        _add_row(a.dk[j], -c.reach[j], a.row)
-        if gated:
-            W[j, 0] -= _dot(c.k[j], a.row, K)
-        _copy_column(a.row, a.dS_new, j, K)
-        _add_row(a.dk[j], c.gate[last, j], a.row)
-        if gated:
-            W[r, 1 + j] = _dot(c.k[j], a.row, K)
+            W[i, 0] += _dot_row(c.q, a.columns, t, K)
+        _scale_row(a.columns, t, c.reach[i])
+    _add_rows(a.dq, a.columns, m)
     if gated:
         _decay_adjoint(W, c.gate, c.reach, n, r, ddecay)
-    _scale_state(dS, c.reach[last], K)
-    add_product_transposed(dS, c.q_scaled, a.do, K, 0, m)
-    for j in range(r):
-        _scale_row(c.k_scaled[j], -c.reach[j], c.k[j])
-    add_product_transposed(dS, c.k_scaled, a.dr, K, 0, r)
+    product_transposed(dS, c.q_scaled, a.do, 0, K, 0, m, c.reach[last])
+    _scale_rows(c.k_scaled, c.reach, True, c.k, r)
+    product_transposed(dS, c.k_scaled, a.dr, 0, K, 0, r, 1)
 
 
 @_compile
 def _decay_adjoint(W, gate, reach, n, r, ddecay):
-    """The gradient of each decay from pairs it lies between, with no logarithm and no division.
+    """The gradient of each decay from the pairs around it, with no logarithm and no division.
 
-    W[i, 1 + j] is the gradient of gate[i, j] times what it multiplies, W[i, 0] that of reach[i];
-    row r stands for the state after the chunk.
+    W[i, 1 + j] is the gradient of gate[i, j] and W[i, 0] that of reach[i], so far as they appear
+    in the chunk; row r stands for the state after it.
     """
     for t in range(0, r, n):
         total = gate[0, 0] * 0
-        for j in range(t + 1):  # column 0 is the state before the chunk, column j row j - 1
+        for j in range(t + 1):  # column 0 is the state before the chunk, column j is row j - 1
             inner = gate[r - 1, t] * W[r, j]
             for i in range(t, r):
                 inner += gate[i, t] * W[i, j]
@@ -272,20 +257,17 @@ def _load_keys(c, k, beta, decay, options, t, m, i_h):
     if normalize:
         _normalise(c.k, c.k_rstd, r, K)
     _transpose(c.kT, c.k, r, K)
-    c.kk[:] = 0
-    add_product(c.kk, c.k, c.kT, r, 0, K)
-    c.beta[:] = 0
-    c.minus_L[:] = 0
+    product(c.kk, c.k, c.kT, 0, r, 0, K, 0)
+    gate, minus_L = c.gate, c.minus_L
     for i in range(r):
-        c.beta[i] = beta[first + i, i_h]
-        a_i = c.beta[i] * 0 + 1
-        if gated and i % n == 0:
-            a_i = decay[t + i // n, i_h]
+        beta_i = beta[first + i, i_h]
+        c.beta[i] = beta_i
+        a_i = decay[t + i // n, i_h] if gated and i % n == 0 else beta.dtype.type(1)
         c.reach[i] = a_i * c.reach[i - 1] if i > 0 else a_i
-        c.gate[i, i] = 1
+        gate[i, i] = 1
         for j in range(i):
-            c.gate[i, j] = a_i * c.gate[i - 1, j]
-            c.minus_L[i, j] = -c.beta[i] * c.kk[i, j] * c.gate[i, j]
+            gate[i, j] = a_i * gate[i - 1, j]
+            minus_L[i, j] = -beta_i * c.kk[i, j] * gate[i, j]
 
 
 @_compile
@@ -296,33 +278,32 @@ def _load_queries(c, q, options, t, m, i_h, HV):
     _load(c.q, q, t, m, i_h // (HV // q.shape[1]), 0, K)
     if normalize:
         _normalise(c.q, c.q_rstd, m, K)
-    for i in range(m):
-        _scale_row(c.q_scaled[i], c.reach[n * i + n - 1], c.q[i])
-    c.qk[:] = 0
-    add_product(c.qk, c.q, c.kT, m, 0, K)
+    _scale_rows(c.q_scaled, c.reach[n - 1 :: n], False, c.q, m)
+    product(c.qk, c.q, c.kT, 0, m, 0, K, 0)
 
 
 @_compile
 def _gate_queries(x, gate, n, m):
-    for i in range(m):
-        row, factors = x[i], gate[n * i + n - 1]
-        for j in range(row.shape[0]):
-            # a stale or masked product may be NaN, and 0 * NaN is NaN
-            row[j] = row[j] * factors[j] if j < n * i + n else 0
+    for t in range(m):
+        i = n * t + n - 1
+        for j in range(x.shape[1]):
+            # not a product with a zero gate: what comes later may be infinite
+            x[t, j] = x[t, j] * gate[i, j] if j <= i else 0
 
 
 @_compile
 def _normalise(x, rstd, rows, K):
     for i in range(rows):
-        rstd[i] = 1 / np.sqrt(_dot(x[i], x[i], K) + x.dtype.type(1e-6))
-        _scale_row(x[i], rstd[i], x[i])
+        rstd[i] = 1 / np.sqrt(_dot_row(x, x, i, K) + x.dtype.type(1e-6))
+    _scale_rows(x, rstd, False, x, rows)
 
 
 @_compile
 def _normalise_adjoint(dx, x, rstd, rows, K):
     for i in range(rows):
-        _add_row(dx[i], -_dot(x[i], dx[i], K), x[i])
-        _scale_row(dx[i], rstd[i], dx[i])
+        along = _dot_row(x, dx, i, K)
+        for d in range(K):
+            dx[i, d] = rstd[i] * (dx[i, d] - along * x[i, d])
 
 
 @_compile
@@ -345,8 +326,7 @@ def _padded(size):
 
 @_compile
 def _make_chunk(like, K, V, n):
-    R, K, V = _padded(max(n, _CHUNK_ROWS)), _padded(K), _padded(V)
-    dtype = like.dtype
+    R, K, dtype = _padded(max(n, _CHUNK_ROWS)), _padded(K), like.dtype
     return _Chunk(
         k=np.zeros((R, K), dtype),
         kT=np.zeros((K, R), dtype),
@@ -361,15 +341,13 @@ def _make_chunk(like, K, V, n):
         kk=np.zeros((R, R), dtype),
         qk=np.zeros((R, R), dtype),
         minus_L=np.zeros((R, R), dtype),
-        residual=np.zeros((R, V), dtype),
-        new=np.zeros((R, V), dtype),
         out=np.zeros((R, V), dtype),
     )
 
 
 @_compile
 def _make_adjoint(c):
-    (R, K), V, dtype = c.k.shape, c.new.shape[1], c.k.dtype
+    (R, K), V, dtype = c.k.shape, c.out.shape[1], c.k.dtype
     return _Adjoint(
         do=np.zeros((R, V), dtype),
         doT=np.zeros((V, R), dtype),
@@ -386,82 +364,123 @@ def _make_adjoint(c):
         dS_new=np.zeros((K, R), dtype),
         dq=np.zeros((R, K), dtype),
         dk=np.zeros((R, K), dtype),
-        row=np.zeros(K, dtype),
+        columns=np.zeros((R, K), dtype),
+        dots=np.zeros(R, dtype),
         W=np.zeros((R + 1, R + 1), dtype),
     )
 
 
 @_compile
 def _load(x, source, first, rows, i_h, d0, d1):
-    """Rows `first` ... of one head into x, and zeros below them."""
     for i in range(rows):
-        x_i, source_i = x[i], source[first + i, i_h, d0:d1]
+        source_i = source[first + i, i_h, d0:d1]
         for d in range(d1 - d0):
-            x_i[d] = widen(source_i[d])
-    x[rows:] = 0
+            x[i, d] = source_i[d]
 
 
 @_compile
 def _store(target, x, first, rows, i_h, d0, d1):
     for i in range(rows):
-        x_i, target_i = x[i], target[first + i, i_h, d0:d1]
+        target_i = target[first + i, i_h, d0:d1]
         for d in range(d1 - d0):
-            target_i[d] = narrow(x_i[d], target_i[d])
+            target_i[d] = x[i, d]
 
 
 @_compile
 def _load_state(S, source, v0, v1):
     for i in range(source.shape[0]):
-        S_i, source_i = S[i], source[i, v0:v1]
+        source_i = source[i, v0:v1]
         for d in range(v1 - v0):
-            S_i[d] = source_i[d]
+            S[i, d] = source_i[d]
 
 
 @_compile
 def _store_state(target, S, v0, v1):
     for i in range(target.shape[0]):
-        S_i, target_i = S[i], target[i, v0:v1]
+        target_i = target[i, v0:v1]
         for d in range(v1 - v0):
-            target_i[d] = S_i[d]
+            target_i[d] = S[i, d]
 
 
 @_compile
-def _scale_state(S, factor, K):
+def _clear(x):
+    for i in range(x.shape[0]):
+        for d in range(x.shape[1]):
+            x[i, d] = 0
+
+
+@_compile
+def _scale(x, rows, factor):
+    factor = x.dtype.type(factor)
     if factor != 1:
-        for i in range(K):
-            _scale_row(S[i], factor, S[i])
+        for i in range(rows):
+            for d in range(x.shape[1]):
+                x[i, d] *= factor
 
 
 @_compile
-def _scale_row(y, factor, x):
-    for d in range(y.shape[0]):
-        y[d] = factor * x[d]
+def _scale_rows(y, factors, negative, x, rows):
+    """y_i = factor_i x_i, or its negative"""
+    for i in range(rows):
+        factor = -factors[i] if negative else factors[i]
+        for d in range(y.shape[1]):
+            y[i, d] = factor * x[i, d]
 
 
 @_compile
-def _add_row(y, factor, x):
-    for d in range(y.shape[0]):
-        y[d] += factor * x[d]
+def _add_row(x, i, factor, j):
+    """x_i += factor x_j"""
+    for d in range(x.shape[1]):
+        x[i, d] += factor * x[j, d]
 
 
 @_compile
-def _dot(x, y, size):
-    x, y = x[:size], y[:size]
+def _add_rows(y, x, rows):
+    for i in range(rows):
+        for d in range(y.shape[1]):
+            y[i, d] += x[i, d]
+
+
+@_compile
+def _scale_row(x, i, factor):
+    for d in range(x.shape[1]):
+        x[i, d] *= factor
+
+
+@_compile
+def _copy(y, x):
+    for i in range(y.shape[0]):
+        for d in range(y.shape[1]):
+            y[i, d] = x[i, d]
+
+
+@_compile
+def _dot_columns(dots, x, y):
+    """dots_j = the product of columns j of x and y"""
+    dots[:] = 0
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            dots[j] += x[i, j] * y[i, j]
+
+
+@_compile
+def _dot(x, y, rows):
+    total = x.dtype.type(0)
+    for i in range(rows):
+        total += _dot_row(x, y, i, x.shape[1])
+    return total
+
+
+@_compile
+def _dot_row(x, y, i, size):
     total = x.dtype.type(0)
     for d in range(size):
-        total += x[d] * y[d]
+        total += x[i, d] * y[i, d]
     return total
 
 
 @_compile
 def _transpose(xT, x, rows, columns):
     for i in range(rows):
-        x_i = x[i]
         for d in range(columns):
-            xT[d, i] = x_i[d]
-
-
-@_compile
-def _copy_column(row, x, j, size):
-    for d in range(size):
-        row[d] = x[d, j]
+            xT[d, i] = x[i, d]
