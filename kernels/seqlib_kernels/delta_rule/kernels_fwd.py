@@ -54,14 +54,30 @@ def locate(cu_seqlens, i_s, N, T, NH: tl.constexpr, C: tl.constexpr, PACKED: tl.
 
 
 @triton.jit
-def inverse_of_diagonal(b, C: tl.constexpr, ACC: tl.constexpr):
-    """(I + b)^-1 of the SUB x SUB diagonal blocks of `b`, strictly lower: [C/SUB, SUB, SUB]."""
+def rows_of(start, i_c, NH: tl.constexpr, C: tl.constexpr):
+    """First row and token of a chunk, and of each of its rows the token after it and micro-step."""
+    first = (start * 0 + i_c) * C  # 64 bits, also where i_c counts in 32
+    o_r = (first % NH).to(tl.int32) + tl.arange(0, C)
+    return start * NH + first, start + first // NH, o_r // NH, o_r % NH
+
+
+@triton.jit
+def real_rows(length, i_c, NH: tl.constexpr, C: tl.constexpr):
+    """Which rows of a chunk lie inside its sequence."""
+    left = tl.minimum(length * NH - (length * 0 + i_c) * C, C).to(tl.int32)
+    return tl.arange(0, C) < left
+
+
+@triton.jit
+def inverse_of_diagonal(a, beta, C: tl.constexpr, ACC: tl.constexpr):
+    """(I + a diag(beta))^-1 of the SUB x SUB diagonal blocks of strictly lower `a`."""
     NB: tl.constexpr = C // SUB
     o_b = tl.arange(0, NB)
     o_r = tl.arange(0, SUB)[None, :, None]
     o_c = tl.arange(0, SUB)[None, None, :]
     on_diagonal = o_b[:, None, None, None] == o_b[None, None, :, None]
-    blocks = tl.sum(tl.where(on_diagonal, tl.reshape(b, [NB, SUB, NB, SUB]), 0.0), axis=2)
+    blocks = tl.sum(tl.where(on_diagonal, tl.reshape(a, [NB, SUB, NB, SUB]), 0.0), axis=2)
+    blocks *= tl.reshape(beta, [NB, 1, SUB])
     d = tl.where((o_r == o_c) & (o_b[:, None, None] >= 0), 1.0, 0.0).to(ACC)
     for j in range(SUB - 1):
         column = tl.sum(tl.where(o_c == j, blocks, 0.0), axis=2)  # [NB, SUB]
@@ -75,16 +91,13 @@ def solve(a, beta, C: tl.constexpr, ACC: tl.constexpr, EXACT: tl.constexpr):
     """(I + a diag(beta))^-1 a for strictly lower `a`: forward substitution by row blocks."""
     NB: tl.constexpr = C // SUB
     o_b = tl.arange(0, NB)[:, None, None]
-    b = a * beta[None, :]
-    d = inverse_of_diagonal(b, C, ACC)
-    a_rows = tl.reshape(a, [NB, SUB, C])
-    b_rows = tl.reshape(b, [NB, SUB, C])
+    d = inverse_of_diagonal(a, beta, C, ACC)
+    rows = tl.reshape(a, [NB, SUB, C])
     m = tl.zeros([NB, SUB, C], dtype=ACC)
     for i in tl.static_range(NB):
-        x = tl.sum(tl.where(o_b == i, a_rows, 0.0), axis=0)  # [SUB, C]
+        x = tl.sum(tl.where(o_b == i, rows, 0.0), axis=0)  # [SUB, C]
         if i > 0:
-            b_i = tl.sum(tl.where(o_b == i, b_rows, 0.0), axis=0)
-            x -= tl.dot(b_i, tl.reshape(m, [C, C]), input_precision=EXACT)
+            x -= tl.dot(x * beta[None, :], tl.reshape(m, [C, C]), input_precision=EXACT)
         d_i = tl.sum(tl.where(o_b == i, d, 0.0), axis=0)  # [SUB, SUB]
         m = tl.where(o_b == i, tl.dot(d_i, x, input_precision=EXACT)[None, :, :], m)
     return tl.reshape(m, [C, C])
@@ -107,24 +120,25 @@ def chunk_matrices(
     start, length = bounds(cu_seqlens, i_n, T, PACKED)
     if i_c * C >= length * NH:
         return
+    row, token, o_t, micro = rows_of(start, i_c, NH, C)
     o_c = tl.arange(0, C)
-    o_r = i_c * C + o_c  # row inside the sequence
-    m_r = o_r < length * NH
-    m_q = m_r & (o_r % NH == NH - 1)  # queries sit on the last micro-step of their token
-    o_t = start + o_r // NH
+    m_r = real_rows(length, i_c, NH, C)
+    m_q = m_r & (micro == NH - 1)  # queries sit on the last micro-step of their token
     o_hk = i_h // (HV // H)
 
     kk = tl.zeros([C, C], dtype=ACC)
     qk = tl.zeros([C, C], dtype=ACC)
     k_square = tl.zeros([C], dtype=ACC)
     q_square = tl.zeros([C], dtype=ACC)
+    p_k = k + (row * H + o_hk) * K
+    p_q = q + (token * H + o_hk) * K
     for i_k in range(0, K, BK):
-        o_k = i_k + tl.arange(0, BK)
-        m_k = (o_k < K)[None, :]
-        p_k = k + ((start * NH + o_r)[:, None] * H + o_hk) * K + o_k[None, :]
-        p_q = q + (o_t[:, None] * H + o_hk) * K + o_k[None, :]
-        b_k = tl.load(p_k, mask=m_r[:, None] & m_k, other=0.0).to(DOT)
-        b_q = tl.load(p_q, mask=m_q[:, None] & m_k, other=0.0).to(DOT)
+        o_k = (i_k + tl.arange(0, BK))[None, :]
+        m_k = o_k < K
+        b_k = tl.load(p_k + (o_c[:, None] * (H * K) + o_k), mask=m_r[:, None] & m_k, other=0.0)
+        b_q = tl.load(p_q + (o_t[:, None] * (H * K) + o_k), mask=m_q[:, None] & m_k, other=0.0)
+        b_k = b_k.to(DOT)
+        b_q = b_q.to(DOT)
         kk = tl.dot(b_k, tl.trans(b_k), kk, input_precision=PRECISION)
         qk = tl.dot(b_q, tl.trans(b_k), qk, input_precision=PRECISION)
         if NORMALIZE:
@@ -138,14 +152,14 @@ def chunk_matrices(
         rq = q_square + 1.0
 
     lower = o_c[:, None] > o_c[None, :]
-    b_beta = tl.load(beta + (start * NH + o_r) * HV + i_h, mask=m_r, other=0.0).to(ACC)
-    m = solve(tl.where(lower, kk * rk[:, None] * rk[None, :], 0.0), b_beta, C, ACC, EXACT)
+    a = tl.where(lower, kk * rk[:, None] * rk[None, :], 0.0)
     p = tl.where(o_c[:, None] >= o_c[None, :], qk * (scale * rq)[:, None] * rk[None, :], 0.0)
     if DECAY:
-        m_a = m_r & (o_r % NH == 0)  # a token decays once, before its first micro-step
-        alpha = tl.load(decay + o_t * HV + i_h, mask=m_a, other=1.0).to(ACC)
+        p_a = decay + token * HV + i_h
+        m_a = m_r & (micro == 0)  # a token decays once, before its first micro-step
+        alpha = tl.load(p_a + o_t * HV, mask=m_a, other=1.0).to(ACC)
         gates = tl.cumprod(tl.where(lower, alpha[:, None], 1.0), axis=0)  # [C, C], a product each
-        m *= gates
+        a *= gates
         p *= gates
         head = tl.cumprod(alpha, axis=0)
         tail = tl.sum(tl.where((o_c == C - 1)[:, None], gates, 0.0), axis=0)
@@ -154,14 +168,16 @@ def chunk_matrices(
         tail = tl.full([C], 1.0, dtype=ACC)
 
     i_sh = i_s * HV + i_h
-    o_cc = i_sh * C * C + o_c[:, None] * C + o_c[None, :]
-    tl.store(mix + o_cc, m.to(mix.dtype.element_ty))
-    tl.store(attention + o_cc, p.to(attention.dtype.element_ty))
-    p_f = factors + i_sh * 4 * C + o_c
-    tl.store(p_f, head)
-    tl.store(p_f + C, tail)
-    tl.store(p_f + 2 * C, rk)
-    tl.store(p_f + 3 * C, rq)
+    o_cc = o_c[:, None] * C + o_c[None, :]
+    tl.store(attention + i_sh * C * C + o_cc, p.to(attention.dtype.element_ty))
+    p_f = factors + i_sh * 4 * C
+    tl.store(p_f + o_c, head)
+    tl.store(p_f + C + o_c, tail)
+    tl.store(p_f + 2 * C + o_c, rk)
+    tl.store(p_f + 3 * C + o_c, rq)
+    b_beta = tl.load(beta + row * HV + i_h + o_c * HV, mask=m_r, other=0.0).to(ACC)
+    m = solve(a, b_beta, C, ACC, EXACT)
+    tl.store(mix + i_sh * C * C + o_cc, m.to(mix.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -183,7 +199,6 @@ def forward_sweep(
     i_h = i_nh % HV
     start, length = bounds(cu_seqlens, i_n, T, PACKED)
     slot = first_slot(cu_seqlens, i_n, T, NH, C, PACKED)
-    rows = length * NH
     o_c = tl.arange(0, C)
     o_k = tl.arange(0, BK)
     o_v = tl.program_id(1) * BV + tl.arange(0, BV)
@@ -192,47 +207,46 @@ def forward_sweep(
     m_kv = m_k[:, None] & m_v[None, :]
     o_kv = o_k[:, None] * V + o_v[None, :]
     o_cc = o_c[:, None] * C + o_c[None, :]
+    o_ck = o_c[:, None] * (H * K) + o_k[None, :]
+    o_cv = o_c[:, None] * (HV * V) + o_v[None, :]
     o_hk = i_h // (HV // H)
 
     s = tl.zeros([BK, BV], dtype=ACC)
     if INITIAL:
         s += tl.load(h0 + i_nh * K * V + o_kv, mask=m_kv, other=0.0).to(ACC)
-    for i_c in range(0, (rows + C - 1) // C):
-        o_r = i_c * C + o_c
-        m_r = o_r < rows
-        o_row = start * NH + o_r
+    for i_c in range(0, ((length * NH + C - 1) // C).to(tl.int32)):
+        row, token, o_t, micro = rows_of(start, i_c, NH, C)
+        m_r = real_rows(length, i_c, NH, C)
         i_sh = (slot + i_c) * HV + i_h
-        p_f = factors + i_sh * 4 * C + o_c
-        p_k = k + (o_row[:, None] * H + o_hk) * K + o_k[None, :]
-        p_v = (o_row[:, None] * HV + i_h) * V + o_v[None, :]
-        m_rv = m_r[:, None] & m_v[None, :]
+        p_f = factors + i_sh * 4 * C
+        p_k = k + (row * H + o_hk) * K + o_ck
+        p_v = v + (row * HV + i_h) * V + o_cv
         b_k = tl.load(p_k, mask=m_r[:, None] & m_k[None, :], other=0.0).to(DOT)  # [C, BK]
-        b_v = tl.load(v + p_v, mask=m_rv, other=0.0).to(ACC)  # [C, BV]
+        b_v = tl.load(p_v, mask=m_r[:, None] & m_v[None, :], other=0.0).to(ACC)  # [C, BV]
         b_m = tl.load(mix + i_sh * C * C + o_cc).to(DOT)
-        b_beta = tl.load(beta + o_row * HV + i_h, mask=m_r, other=0.0).to(ACC)
-        head = tl.load(p_f).to(ACC)
-        tail = tl.load(p_f + C).to(ACC)
-        rk = tl.load(p_f + 2 * C).to(ACC)
+        b_beta = tl.load(beta + row * HV + i_h + o_c * HV, mask=m_r, other=0.0).to(ACC)
+        head = tl.load(p_f + o_c).to(ACC)
+        tail = tl.load(p_f + C + o_c).to(ACC)
+        rk = tl.load(p_f + 2 * C + o_c).to(ACC)
         s_dot = s.to(DOT)
         r = b_v - (head * rk)[:, None] * tl.dot(b_k, s_dot, input_precision=PRECISION)
         e = r - tl.dot(b_m, (b_beta[:, None] * r).to(DOT), input_precision=PRECISION)
         u = b_beta[:, None] * e
         if OUTPUT:
-            m_q = m_r & (o_r % NH == NH - 1)
-            o_t = start + o_r // NH
-            p_q = q + (o_t[:, None] * H + o_hk) * K + o_k[None, :]
-            b_q = tl.load(p_q, mask=m_q[:, None] & m_k[None, :], other=0.0).to(DOT)
+            m_q = (m_r & (micro == NH - 1))[:, None]
+            p_q = q + (token * H + o_hk) * K + (o_t[:, None] * (H * K) + o_k[None, :])
+            b_q = tl.load(p_q, mask=m_q & m_k[None, :], other=0.0).to(DOT)
             b_p = tl.load(attention + i_sh * C * C + o_cc).to(DOT)
-            rq = tl.load(p_f + 3 * C).to(ACC)
+            rq = tl.load(p_f + 3 * C + o_c).to(ACC)
             out = tl.dot(b_q, s_dot, input_precision=PRECISION) * (scale * head * rq)[:, None]
             out += tl.dot(b_p, u.to(DOT), input_precision=PRECISION)
-            p_o = o + (o_t[:, None] * HV + i_h) * V + o_v[None, :]
-            tl.store(p_o, out.to(o.dtype.element_ty), mask=m_q[:, None] & m_v[None, :])
+            p_o = o + (token * HV + i_h) * V + (o_t[:, None] * (HV * V) + o_v[None, :])
+            tl.store(p_o, out.to(o.dtype.element_ty), mask=m_q & m_v[None, :])
         else:
-            p_s = states + i_sh * K * V + o_kv
-            tl.store(p_s, s.to(states.dtype.element_ty), mask=m_kv)
-            tl.store(errors + p_v, e.to(errors.dtype.element_ty), mask=m_rv)
-        whole = tl.load(factors + i_sh * 4 * C + C - 1).to(ACC)  # decay over the whole chunk
+            p_e = errors + (row * HV + i_h) * V + o_cv
+            tl.store(states + i_sh * K * V + o_kv, s.to(states.dtype.element_ty), mask=m_kv)
+            tl.store(p_e, e.to(errors.dtype.element_ty), mask=m_r[:, None] & m_v[None, :])
+        whole = tl.load(p_f + C - 1).to(ACC)  # decay over the whole chunk
         write = ((tail * rk)[:, None] * u).to(DOT)
         s = whole * s + tl.dot(tl.trans(b_k), write, input_precision=PRECISION)
     if OUTPUT:

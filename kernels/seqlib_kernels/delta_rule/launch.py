@@ -15,7 +15,7 @@ MAX_K = 256  # a program holds K rows of the state in registers
 # C rows make a chunk; a sweep holds a [K, BV] tile of the state. The width is K.
 LAUNCH = LaunchTable(
     (
-        Launch(arch=INTERPRETER, itemsize=4, width=MAX_K, tiles={"C": 16, "BV": 16}),
+        Launch(arch=INTERPRETER, itemsize=4, width=MAX_K, tiles={"C": 32, "BV": 16}),
         Launch(arch="sm_90", itemsize=2, width=64, tiles={"C": 64, "BV": 64}),
         Launch(
             arch="sm_90",
