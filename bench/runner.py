@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a suite: draws the inputs, checks every contender on them, times those that are right."""
 
-import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,9 +33,12 @@ def run_suite(
     threads = [n for n in suite.threads if n <= _cores()]
     for n in sorted(set(suite.threads) - set(threads)):
         say(f"not timed with {n} threads: there is room for {_cores()}")
+    commit, dirty = environment.commit()
+    origin = {"suite": name, "commit": commit, "dirty": dirty, **environment.versions()}
     right = True
     for workload in suite.workloads:
-        torch.compiler.reset()  # each shape has graphs of its own: no guesses at dynamic ones
+        if any(contender.compiled for contender in contenders[workload.op]):
+            torch.compiler.reset()  # each shape has graphs of its own: no guesses at dynamic ones
         device.set_threads(max(threads))
         problem = make_problem(workload, spec_of(workload.op), device.torch_device)
         want = solve(problem)
@@ -44,26 +46,21 @@ def run_suite(
             device.set_threads(n)
             # With each thread count a compiled peer would compile anew, for minutes in all.
             field = [c for c in contenders[workload.op] if n == threads[0] or not c.compiled]
-            shared = _shared(name, problem, device, n)
+            shared = origin | _shared(problem, device, n)
             entries = enter(problem, want, field, device, say)
             time_in_turns(entries, device, suite.seconds)
             rows = [row for entry in entries for row in _rows(entry, problem, device, shared)]
             right = right and all(row.status == "ok" for row in rows if row.ours)
             emit(rows)
-            del entries
-        del problem, want
-        gc.collect()
     return right
 
 
-def _shared(suite: str, problem: Problem, device: Device, threads: int) -> dict[str, Any]:
-    """What the rows of one workload have in common."""
+def _shared(problem: Problem, device: Device, threads: int) -> dict[str, Any]:
+    """What the rows of one workload and thread count have in common."""
     workload = problem.workload
-    commit, dirty = environment.commit()
     ceilings = device.ceilings(getattr(torch, workload.dtype))
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "suite": suite,
         "op": workload.op,
         "case": workload.case,
         "shape": workload.shape,
@@ -73,10 +70,7 @@ def _shared(suite: str, problem: Problem, device: Device, threads: int) -> dict[
         "copy_bytes_per_s": ceilings.copy_bytes_per_s,
         "gemm_flops_per_s": ceilings.flops_per_s,
         "device_kind": device.kind,
-        "commit": commit,
-        "dirty": dirty,
         **device.facts(),
-        **environment.versions(),
     }
 
 

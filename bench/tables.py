@@ -9,7 +9,6 @@ from .records import Row
 COLUMNS = (
     "contender",
     "forward",
-    "of limit",
     "both",
     "of limit",
     "vs best peer",
@@ -72,9 +71,8 @@ def cells(group: Sequence[Row]) -> list[tuple[Row, list[str]]]:
         line = [
             any_row.contender,
             seconds(forward.headline_s),
-            _percent(forward.roofline),
             seconds(both.headline_s),
-            _percent(both.roofline),
+            " / ".join(_percent(r.roofline) for r in (forward, both)) + " %",
             " / ".join(ratios),
             " + ".join(first),
             _size(both.peak_bytes),
@@ -100,11 +98,12 @@ def _ratio(row: Row, best: float | None) -> str:
     """How many times as fast as the best peer."""
     if row.headline_s is None or best is None:
         return "-"
-    return f"{best / row.headline_s:.2g}x"
+    ratio = best / row.headline_s
+    return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:.0f}x"
 
 
 def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.0f} %"
+    return "-" if value is None else f"{100 * value:.0f}"
 
 
 def _size(value: int | None) -> str:

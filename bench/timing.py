@@ -55,16 +55,15 @@ def take_turns(
     waits meanwhile.
     """
     samples: dict[str, list[Sample]] = {name: [] for name in runs}
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            gc.collect()
-            gc.disable()
-            try:
+    gc.disable()
+    try:
+        for _ in range(ROUNDS):
+            for name, run in runs.items():
                 end = time.perf_counter() + seconds / ROUNDS
                 for _ in range(MOST_SAMPLES):
                     samples[name].append(sample(run))
                     if time.perf_counter() > end:
                         break
-            finally:
-                gc.enable()
+    finally:
+        gc.enable()
     return samples

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands: a small run end to end, and what a mistake is answered with."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from bench import peers, records, suites
+from bench.cli import main
+from bench.contender import ours
+from bench.workloads import Workload
+
+SMALL = (
+    Workload(op="linear_scan", case="real", B=1, T=6, dims={"D": 4}),
+    Workload(op="delta_rule", case="plain", B=1, T=6, dims={"H": 1, "HV": 1, "K": 4, "V": 4}),
+)
+
+
+def refused(capsys, *argv: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The quick suite with tiny shapes and without peers."""
+    tiny = dataclasses.replace(suites.SUITES["cpu-quick"], workloads=SMALL, seconds=0.0)
+    monkeypatch.setitem(suites.SUITES, "cpu-quick", tiny)
+    alone = {op: (ours("cpu", "cpu"),) for op in suites.OPS}
+    monkeypatch.setattr(peers, "CONTENDERS", alone)
+
+
+def test_a_run_leaves_rows_report_and_picture(small, tmp_path, capsys):
+    assert main(["run", "--suite", "cpu-quick", "--out", str(tmp_path)]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["chart.png", "report.md", "results.jsonl"]
+    rows = records.read(tmp_path)
+    assert {(r.op, r.mode) for r in rows} == {(op, m) for op in suites.OPS for m in records.MODES}
+    assert all(r.clock == "process CPU time" and r.samples >= 3 for r in rows)
+    assert all(r.torch == torch.__version__ for r in rows)
+    out = capsys.readouterr().out
+    assert "seqlib cpu" in out
+    assert f"results in {tmp_path}" in out.replace("\n", "")
+
+
+def test_ops_choose_the_workloads(small, tmp_path):
+    arguments = ["run", "--suite", "cpu-quick", "--ops", "delta_rule", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert {row.op for row in records.read(tmp_path)} == {"delta_rule"}
+
+
+def test_report_writes_anew(tmp_path, rows):
+    records.append(tmp_path, rows)
+    assert main(["report", str(tmp_path)]) == 0
+    assert (tmp_path / "report.md").is_file()
+
+
+def test_an_unknown_op_gets_a_hint(capsys):
+    text = refused(capsys, "run", "--ops", "linear_scna")
+    assert text.startswith("bench: error: no op 'linear_scna'; did you mean 'linear_scan'?")
+    assert text.count("\n") == 1
+
+
+def test_an_unknown_suite_gets_a_hint(capsys):
+    assert "no suite 'cpu-quik'; did you mean 'cpu-quick'?" in refused(
+        capsys, "run", "--suite", "cpu-quik"
+    )
+
+
+def test_nothing_near_gets_the_known_names(capsys):
+    text = refused(capsys, "run", "--suite", "zzz")
+    assert "did you mean" not in text
+    assert "Known: cpu-quick, cpu, gpu-quick, gpu" in text
+
+
+def test_an_unknown_command_is_refused(capsys):
+    assert "gpu-check" in refused(capsys, "rnu")
+
+
+@pytest.mark.parametrize("argv", [("run", "--suite", "gpu"), ("gpu-check", "--out", "unused")])
+def test_without_a_gpu_there_is_one_clear_line(argv, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    text = refused(capsys, *argv)
+    assert text.startswith("bench: error: ")
+    assert "needs a GPU" in text
+    assert text.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_without_results_is_one_line(tmp_path, capsys):
+    text = refused(capsys, "report", str(tmp_path))
+    assert "no results" in text
+    assert text.count("\n") == 1

