@@ -67,6 +67,8 @@ class SeqLMConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         _check_keywords(kwargs)
+        if self._auto_class is None:  # loaded without the code beside it, so not saved with any
+            kwargs.pop("auto_map", None)
         model_type = kwargs.pop("model_type", self.model_type)
         if model_type != self.model_type:
             raise ValueError(
