@@ -19,9 +19,10 @@ from ._core.backend import resolve
 from ._core.dtypes import state_dtype
 from ._core.launch import Launch
 from ._core.spec import TOL, Case, OpSpec
+from .delta_rule.spec import SPEC as DELTA_RULE
 from .linear_scan.spec import SPEC as LINEAR_SCAN
 
-SPECS: tuple[OpSpec, ...] = (LINEAR_SCAN,)
+SPECS: tuple[OpSpec, ...] = (LINEAR_SCAN, DELTA_RULE)
 
 __all__ = ["SPECS", "TOL", "Problem", "Report", "check_kernels", "errors", "rel_err", "solve"]
 

@@ -67,7 +67,7 @@ def forward(q, k, v, beta, decay, hT, o, states, options, bounds, blocks, first,
             _load_queries(c, q, options, t, m, i_h, v.shape[1])
             _gate_queries(c.qk, c.gate, n, m)
             product(c.out, c.q_scaled, S, 0, m, 0, K, 0)
-            product(c.out, c.qk, new, 0, m, 0, r, 1)
+            _attend(c, new, m, r)
             _scale(c.out, m, scale)
             _store(o, c.out, t, m, i_h, v0, v1)
             _advance(c, S, new, r, K)
@@ -140,6 +140,19 @@ def _solve(c, S, residual, new, r, K):
         for i in range(b + 1, min(b + ROWS, r)):
             for j in range(b, i):
                 _add_row(new, i, c.minus_L[i, j], j)
+
+
+@_compile
+def _attend(c, new, m, r):
+    """out += P new, where what later rows hold never touches an earlier one, even if it is NaN"""
+    n = r // m
+    if np.isfinite(_sum(new, r)):
+        product(c.out, c.qk, new, 0, m, 0, r, 1)
+    else:
+        for t in range(m):
+            for j in range(n * t + n):
+                for d in range(new.shape[1]):
+                    c.out[t, d] += c.qk[t, j] * new[j, d]
 
 
 @_compile
@@ -461,6 +474,15 @@ def _dot_columns(dots, x, y):
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             dots[j] += x[i, j] * y[i, j]
+
+
+@_compile
+def _sum(x, rows):
+    total = x.dtype.type(0)
+    for i in range(rows):
+        for d in range(x.shape[1]):
+            total += x[i, d]
+    return total
 
 
 @_compile
