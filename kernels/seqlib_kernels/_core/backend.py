@@ -6,10 +6,9 @@ import functools
 import importlib.util
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -23,6 +22,16 @@ _forced: str | None = None
 
 class BackendUnavailableError(RuntimeError):
     """The backend asked for can't run on these tensors or on this machine."""
+
+
+def _constant(function: Callable) -> Callable:
+    """Let torch.compile call `function` while it traces and keep the result.
+
+    The same as torch.compiler.assume_constant_result, which costs everyone who imports this
+    module 1.5 s, because it imports the compiler.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 @contextlib.contextmanager
@@ -78,7 +87,7 @@ def _check_name(name: str) -> None:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _problem(name: str, device: str) -> str | None:
     """Why backend `name` can't run on tensors of type `device`; None when it can."""
     if name == "cpu" and device != "cpu":
@@ -99,7 +108,7 @@ def _problem(name: str, device: str) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
+@_constant
 @functools.cache
 def _installed(module: str) -> bool:
     try:
@@ -108,7 +117,7 @@ def _installed(module: str) -> bool:
         return False
 
 
-@torch.compiler.assume_constant_result
+@_constant
 @functools.cache
 def _say_reference(device: str) -> None:
     logger.warning(
