@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a new GPU must show, in one flat folder: tests, kernel self-check, quick benchmark."""
 
+import contextlib
 import json
 import os
 import signal
@@ -96,17 +97,17 @@ def _run(part: Part, tell: Callable[[str], None]) -> tuple[int, str]:
 
     def stop() -> None:
         late.set()
-        os.killpg(process.pid, signal.SIGKILL)  # its compiler processes with it
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
+            os.killpg(process.pid, signal.SIGKILL)  # its compiler processes with it
 
     timer = threading.Timer(part.limit_s, stop)
     timer.start()
     try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            tell(line)
-        status = process.wait()
+        with process:
+            for line in process.stdout or ():
+                tell(line)
     finally:
         timer.cancel()
     if late.is_set():
-        return status, "out of time"
-    return status, "ok" if status == 0 else "failed"
+        return process.returncode, "out of time"
+    return process.returncode, "ok" if process.returncode == 0 else "failed"

@@ -16,7 +16,7 @@ from .entry import Entry, enter, time_in_turns
 from .oracle import solve
 from .records import Row
 from .suites import Suite
-from .workloads import Problem, load_spec, make_problem
+from .workloads import Problem, Workload, load_spec, make_problem
 
 
 def run_suite(
@@ -36,9 +36,8 @@ def run_suite(
     commit, dirty = environment.commit()
     origin = {"suite": name, "commit": commit, "dirty": dirty, **environment.versions()}
     right = True
-    for workload in suite.workloads:
-        if any(contender.compiled for contender in contenders[workload.op]):
-            torch.compiler.reset()  # each shape has graphs of its own: no guesses at dynamic ones
+
+    def run(workload: Workload) -> Iterator[list[Row]]:
         device.set_threads(max(threads))
         problem = make_problem(workload, spec_of(workload.op), device.torch_device)
         want = solve(problem)
@@ -49,7 +48,12 @@ def run_suite(
             shared = origin | _shared(problem, device, n)
             entries = enter(problem, want, field, device, say)
             time_in_turns(entries, device, suite.seconds)
-            rows = [row for entry in entries for row in _rows(entry, problem, device, shared)]
+            yield [row for entry in entries for row in _rows(entry, problem, device, shared)]
+
+    for workload in suite.workloads:
+        if any(contender.compiled for contender in contenders[workload.op]):
+            torch.compiler.reset()  # each shape has graphs of its own: no guesses at dynamic ones
+        for rows in run(workload):
             right = right and all(row.status == "ok" for row in rows if row.ours)
             emit(rows)
     return right

@@ -9,7 +9,7 @@ import torch
 from seqlib_kernels._core.spec import Case, Inputs, OpSpec
 from torch import Generator, Tensor
 
-# Small tensors that models keep in float32 whatever the dtype of the rest.
+# Small tensors that models keep in float32 where the rest has 16 bits.
 FLOAT32 = ("beta", "g", "alpha")
 
 
@@ -65,7 +65,7 @@ def make_problem(workload: Workload, spec: OpSpec, device: torch.device) -> Prob
     dtype = getattr(torch, workload.dtype)
 
     def place(name: str, x: Tensor) -> Tensor:
-        target = torch.float32 if name in FLOAT32 else dtype
+        target = torch.promote_types(dtype, torch.float32) if name in FLOAT32 else dtype
         return x.to(device, target.to_complex() if x.is_complex() else target)
 
     drawn = case.make(workload.B, workload.T, workload.dims, generator)

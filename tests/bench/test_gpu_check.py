@@ -52,7 +52,7 @@ def test_a_part_that_hangs_is_stopped_with_its_children(tmp_path):
 def test_an_earlier_check_is_replaced(tmp_path):
     (tmp_path / "results.jsonl").write_text("old")
     (tmp_path / "notes.txt").write_text("mine")
-    gpu_check.gpu_check(tmp_path, FACTS, ())
+    gpu_check.gpu_check(tmp_path, FACTS, (python("only", "pass"),))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log.txt", "notes.txt", "summary.json"]
 
 
