@@ -91,7 +91,7 @@ def check_cache(cache: object, num_layers: int) -> None:
         TypeError: another kind of cache. ValueError: the cache of a model of other depth.
     """
     layers = getattr(cache, "layers", None)
-    if layers is None or not all(isinstance(layer, StateLayer) for layer in layers):
+    if not layers or not all(isinstance(layer, StateLayer) for layer in layers):
         raise TypeError(
             "past_key_values must come from a call of this model or from "
             f"seqlib.models.build_cache, got {type(cache).__name__} of "

@@ -6,6 +6,7 @@ import logging
 import pytest
 import torch
 import torch.nn.functional as F
+
 from seqlib.layers import half_precision
 from seqlib.layers.mlp import SwiGLU, swiglu_width
 from seqlib.layers.norm import RMSNorm

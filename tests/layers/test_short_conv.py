@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The short convolution against conv1d, row by row and token by token."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
+
 from seqlib.layers.short_conv import ShortConvolution
 
 B, T, C = 3, 11, 5
@@ -66,7 +69,7 @@ def test_padding_anywhere_is_as_if_it_were_not_there(conv, x):
 def test_packed_sequences_do_not_see_each_other(conv, x):
     bounds = torch.tensor([0, 1, 1, 4, 11, 11])
     y, _ = conv(x[:1], cu_seqlens=bounds)
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         torch.testing.assert_close(y[:, start:stop], conv(x[:1, start:stop])[0], **ULPS)
 
 

@@ -3,6 +3,7 @@
 
 import pytest
 import torch
+
 from seqlib.mixers import MIXERS
 from seqlib.mixers.base import Mixer
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from seqlib.mixers import mixer_class
 from seqlib_kernels import use_backend
+
+from seqlib.mixers import mixer_class
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lrnn"
 FILES = {

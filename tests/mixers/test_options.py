@@ -6,8 +6,9 @@ import inspect
 import pytest
 import torch
 import torch.nn.functional as F
-from seqlib.mixers import MIXERS, mixer_class
 from seqlib_kernels import use_backend
+
+from seqlib.mixers import MIXERS, mixer_class
 
 BAD = {
     "delta_net": [

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a model relies on: states, padding, packing, the same for every mixer."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
-# float64, one order of sums against another; measured at most 2e-14 relative
+# float64, one order of sums against another; measured at most 4e-15 relative
 CLOSE = {"rtol": 1e-11, "atol": 1e-12}
 
 
@@ -62,7 +64,7 @@ def test_padding_anywhere_is_as_if_it_were_not_there(mixer, x):
 def test_packed_sequences_equal_separate_calls(mixer, x):
     bounds = torch.tensor([0, 2, 2, 3, 9], dtype=torch.int32)
     y, _ = mixer(x[:1], cu_seqlens=bounds)
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         if stop > start:
             want, _ = mixer(x[:1, start:stop])
             torch.testing.assert_close(y[:, start:stop], want, **CLOSE)
@@ -94,13 +96,14 @@ def test_states_of_recurrences_have_one_size(mixer, x):
         assert sizes[1] == 5 * sizes[0]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_16_bits_stay_close_to_float32(mixer, x, dtype):
+# measured: at most 0.017 in bfloat16, 0.0017 in float16
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.bfloat16, 0.03), (torch.float16, 0.003)])
+def test_16_bits_stay_close_to_float32(mixer, x, dtype, bound):
     want, _ = mixer.float()(x.float())
     y, state = mixer.to(dtype)(x.to(dtype), return_state=True)
     assert y.dtype == dtype
     error = (y.float() - want).norm() / want.norm()
-    assert error < 0.05  # measured: 0.021 bfloat16, 0.0026 float16
+    assert error < bound
     step, _ = mixer(x[:, :1].to(dtype), state=state)
     assert step.dtype == dtype
     assert step.isfinite().all()
