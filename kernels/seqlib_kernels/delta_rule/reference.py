@@ -55,5 +55,5 @@ def delta_rule(
                 S = S + beta_T[j][..., None, None] * k_j * e_j
             outputs.append(scale * (heads(q_T[t])[..., None] * S).sum(-2))
         states.append(S)
-    o = torch.stack(outputs, 1).to(q.dtype) if outputs else q.new_zeros((B, 0, HV, V))
+    o = torch.stack(outputs, 1).to(q.dtype) if outputs else v[:, :0].clone()
     return o, torch.cat(states) if return_final_state else None

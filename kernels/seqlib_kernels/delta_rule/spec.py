@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from .._core.spec import Case, Inputs, OpSpec
+from .._core.spec import TOL, Case, Inputs, OpSpec
 from . import reference
 from .launch import LAUNCH
 from .op import delta_rule
@@ -115,6 +115,9 @@ SPEC = OpSpec(
     tiles=(16, 64),
     launch=LAUNCH,
     exact_cut={"cpu": 16, "triton": 64},
+    # Measured on CPUs, T = 35, worst of all results: float32 16 eps, and 41 where one key is
+    # reflected every time (the loop over time: 10), since there every error of a chunk comes back.
+    tolerance={**TOL, torch.float32: 64},
     # Per update and state element one multiplication and addition each for S'k, the update and
     # S'q; backward the first two again and six for the gradients.
     flops=lambda *size: 6 * _updates(*size),
