@@ -394,6 +394,99 @@ def test_compiles_to_one_dynamic_graph(spec, case, target):
             assert all(torch.equal(got[n], want[n]) for n in want)
 
 
+# 12. Bad input gives the documented error, and names the argument.
+
+BAD_BOUNDS = {
+    "not from 0": ([1, 5], ValueError, "cu_seqlens must start at 0, got 1"),
+    "decreasing": ([0, 4, 3, 5], ValueError, "cu_seqlens must not decrease, got 4 then 3"),
+    "short": ([0, 4], ValueError, "cu_seqlens must end at T=5, got 4"),
+    "long": ([0, 6], ValueError, "cu_seqlens must end at T=5, got 6"),
+    "empty": ([], ValueError, r"cu_seqlens must have shape \(N\+1,\)"),
+    "no end": ([0], ValueError, r"cu_seqlens must have shape \(N\+1,\) .* got \(1,\)"),
+    "matrix": ([[0, 5]], ValueError, r"cu_seqlens must have shape .* got \(1, 2\)"),
+}
+each_spec = pytest.mark.parametrize("spec", testing.SPECS, ids=lambda spec: spec.name)
+
+
+@target
+@each_spec
+@pytest.mark.parametrize(("bounds", "error", "message"), BAD_BOUNDS.values(), ids=BAD_BOUNDS)
+def test_bad_boundaries(spec, bounds, error, message, target):
+    problem = draw(spec, spec.cases[0], 1, 5, target)
+    cu_seqlens = torch.tensor(bounds, dtype=torch.int64, device=target.device)
+    for backend in (target.backend, "reference"):
+        with pytest.raises(error, match=message):
+            spec.op(**problem.inputs, cu_seqlens=cu_seqlens, backend=backend)
+
+
+@target
+@each_spec
+def test_boundaries_changed_in_place_are_checked_again(spec, target):
+    problem = draw(spec, spec.cases[0], 1, 5, target, lengths=(2, 3))
+    run(problem, target)
+    problem.cu_seqlens[1] = 7
+    with pytest.raises(ValueError, match="cu_seqlens must not decrease"):
+        run(problem, target)
+
+
+@each_spec
+def test_bad_kinds_of_boundaries(spec):
+    one, two = (Problem.draw(spec, spec.cases[0], B, 5).inputs for B in (1, 2))
+    bounds = torch.tensor([0, 5])
+    with pytest.raises(TypeError, match="cu_seqlens must be a tensor, got list"):
+        spec.op(**one, cu_seqlens=[0, 5])
+    for wrong in (bounds.float(), bounds.bool(), bounds.short()):
+        with pytest.raises(TypeError, match="cu_seqlens must be int32 or int64"):
+            spec.op(**one, cu_seqlens=wrong)
+    with pytest.raises(ValueError, match="cu_seqlens must be on the device of the inputs"):
+        spec.op(**one, cu_seqlens=bounds.to("meta"))
+    with pytest.raises(ValueError, match=r"cu_seqlens needs a batch size of 1 .* got B=2"):
+        spec.op(**two, cu_seqlens=bounds)
+
+
+@each_case
+def test_bad_tensors(spec, case):
+    inputs = Problem.draw(spec, case, 2, 5).inputs
+    for name, x in inputs.items():
+        changes = {
+            "list": (x.tolist(), TypeError),
+            "int": (x.real.int(), (TypeError, ValueError)),
+            "rank": (x[..., None], ValueError),
+            "batch": (x[:1], ValueError),
+            "time": (x[:, 1:], ValueError),
+            "device": (x.to("meta"), ValueError),
+        }
+        for kind, (wrong, error) in changes.items():
+            with pytest.raises(error) as caught:
+                spec.op(**{**inputs, name: wrong}, **case.options)
+            blamed = {name} if kind in ("list", "rank") else set(inputs)
+            assert any(str(caught.value).startswith(f"{n} must") for n in blamed), caught.value
+
+
+@each_case
+def test_bad_initial_state(spec, case):
+    problem = Problem.draw(spec, case, 2, 5)
+    state = problem.initial_state
+    for wrong, error in (
+        (state.tolist(), TypeError),
+        (state[:1], ValueError),
+        (state[..., 1:], ValueError),
+        (state[0], ValueError),
+        (state.real.to(torch.float16), TypeError),
+        (state.to("meta"), ValueError),
+    ):
+        with pytest.raises(error, match="initial_state must"):
+            spec.op(**problem.inputs, **case.options, initial_state=wrong)
+    packed = Problem.draw(spec, case, 1, 5, lengths=(2, 2, 1))
+    with pytest.raises(ValueError, match=r"initial_state must .* N=3"):
+        spec.op(
+            **packed.inputs,
+            **case.options,
+            cu_seqlens=packed.cu_seqlens,
+            initial_state=packed.initial_state[:1],
+        )
+
+
 # Packed sequences.
 
 
