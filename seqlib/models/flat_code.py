@@ -125,10 +125,10 @@ class _Module:
         if not node.level:
             return node.module or ""
         package = self.module.split(".")
-        package = package[: len(package) - node.level + (self.path.name == "__init__.py")]
-        if not package:
+        kept = len(package) - node.level + (self.path.name == "__init__.py")
+        if kept < 1:
             raise self._refusal(node, "it leaves its package")
-        return ".".join([*package, *([node.module] if node.module else [])])
+        return ".".join([*package[:kept], *([node.module] if node.module else [])])
 
     def _rewrite(self, node: ast.Import | ast.ImportFrom) -> list[str] | None:
         """The lines that stand for an import; None where it stays as it is."""

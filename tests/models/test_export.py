@@ -94,8 +94,10 @@ def test_the_code_runs_beside_the_project_with_operators_of_its_own(
     assert len({*classes, SeqLMForCausalLM}) == 3
     carried = classes[0].from_pretrained(folder)
     with torch.no_grad():
-        # CPU kernels, compiled from either copy: measured 0
-        assert (carried(ids).logits - model(ids).logits).abs().max() < 1e-6
+        got = carried(ids).logits  # the CPU kernels of the copy, compiled from its own files
+        with use_backend("reference"):
+            want = model(ids).logits
+    assert (got - want).abs().max() < 1e-5  # measured 1.2e-7
 
 
 def test_where_the_project_is_imported_its_classes_win(folder, tmp_path):
@@ -138,7 +140,7 @@ def test_only_models_of_the_project_are_taken(tmp_path):
         __module__ = "transformers_modules.somewhere"
 
     small = SeqLMConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, intermediate_size=8)
-    with pytest.raises(ValueError, match="a class of seqlib, got transformers_modules.somewhere"):
+    with pytest.raises(ValueError, match="a class of seqlib, got transformers_modules"):
         save_pretrained_with_code(Stranger(small), tmp_path / "a")
 
     class Unregistered(SeqLMForCausalLM):

@@ -12,7 +12,7 @@ from seqlib.models.export import _check_scan
 
 HOUSE = {
     "house/__init__.py": "from .floor.room import chair as seat\n",
-    "house/floor/__init__.py": "from . import room\nfrom .room import *\nLAMP = 'lamp'\n",
+    "house/floor/__init__.py": "from . import room\nLAMP = 'lamp'\n",
     "house/floor/room.py": '"""A room."""\nchair = "chair"\n',
     "house/floor/deep/__init__.py": "",
     "house/floor/deep/cellar.py": """

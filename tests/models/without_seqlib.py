@@ -63,7 +63,7 @@ heads = [
 ]
 loss = model(ids, labels=ids).loss
 loss.backward()
-print(
+sys.stdout.write(
     json.dumps(
         {
             "generated": model.generate(ids, **greedy).tolist(),
