@@ -15,7 +15,7 @@ _ROLE = re.compile(r":[a-zA-Z][\w:+.-]*:`([^`<]*?)\s*(?:<[^`>]*>)?`")
 _ROLE_BARE = re.compile(r":[a-zA-Z][\w:+.-]*:`<?([^`>]*)>?`")
 _LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`__?")
 
-_POD_CODE = re.compile(r"\b([A-Z])(?:<<+\s+(.*?)\s+>>+|<([^<>]*)>)", re.DOTALL)
+_POD_CODE = re.compile(r"(\b[A-Z]|E)(?:<<+\s+(.*?)\s+>>+|<([^<>]*)>)", re.DOTALL)
 # a sign that could open or close an outer code waits as a private character until the end
 _POD_ESCAPES = {"lt": "\ue000", "gt": "\ue001", "verbar": "|", "sol": "/"}
 _POD_COMMAND = re.compile(r"^=[a-zA-Z]\w*[ \t]*", re.MULTILINE)

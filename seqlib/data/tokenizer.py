@@ -36,12 +36,14 @@ def train_tokenizer(
         kind: "bpe" merges or "unigram" likelihood.
 
     Raises:
-        ValueError: an unknown kind, or a vocabulary too small or too large for the text.
+        ValueError: an unknown kind, no text, or a vocabulary too small or too large for the text.
         RuntimeError: the tokenizer disagrees with sentencepiece on held-out text.
     """
     if kind not in get_args(Kind):
         raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
     lines = list(_lines(documents))
+    if not any(lines):
+        raise ValueError("documents must hold text to train on, got none")
     held_out = lines[::50] if len(lines) >= 100 else []
     training = [line for i, line in enumerate(lines) if i % 50 or not held_out]
     spm = _train_sentencepiece(training, vocab_size, kind)
@@ -110,7 +112,7 @@ def _train_sentencepiece(
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        reason = str(error).strip().rpartition("] ")[2] or "no text to train on"
+        reason = str(error).strip().rpartition("] ")[2]
         raise ValueError(f"vocab_size={vocab_size} cannot be trained: {reason}") from error
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 

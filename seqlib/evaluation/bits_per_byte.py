@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from seqlib.data.encoding import encode_documents
 
 IGNORED = -100
+DEFAULT_WINDOW = 512
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def bits_per_byte(
     tokenizer: PreTrainedTokenizerFast,
     documents: Sequence[str],
     *,
-    window: int = 512,
+    window: int | None = None,
     stride: int | None = None,
     streams: int = 8,
 ) -> TextScore:
@@ -64,7 +65,7 @@ def bits_per_byte(
         model: maps `input_ids` to `logits`, on any device; its mode is restored afterwards.
         tokenizer: a fast tokenizer with an end-of-sequence token.
         documents: the texts.
-        window: tokens per call and sequence.
+        window: tokens per call and sequence; by default 512, or the model's limit if smaller.
         stride: tokens between the starts of sliding windows.
         streams: how many sequences are read side by side; memory grows with
             streams * window * vocabulary.
@@ -72,12 +73,12 @@ def bits_per_byte(
     Raises:
         ValueError: no text, a window the model or `stride` doesn't fit, no end-of-sequence token.
     """
-    limit = getattr(model.config, "max_position_embeddings", None) or window
     carry = stride is None and carries_state(model)
-    if window < 1 or (window > limit and not carry):
-        raise ValueError(
-            f"window must be between 1 and the model's {limit} positions, got {window}"
-        )
+    limit = None if carry else getattr(model.config, "max_position_embeddings", None)
+    window = min(DEFAULT_WINDOW, limit or DEFAULT_WINDOW) if window is None else window
+    if window < 1 or (limit is not None and window > limit):
+        most = f" and at most the model's {limit} positions" if limit else ""
+        raise ValueError(f"window must be at least 1{most}, got {window}")
     if stride is not None and not 1 <= stride <= window:
         raise ValueError(f"stride must be between 1 and window={window}, got {stride}")
     if streams < 1:
