@@ -38,3 +38,17 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         raise OSError(error.errno, f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_size(file: Path, size: int) -> None:
+    """Hold a prepared file to the size it was written with.
+
+    Raises:
+        ValueError: it is gone or has another size.
+    """
+    found = file.stat().st_size if file.exists() else 0
+    if found != size:
+        raise ValueError(
+            f"{file} must hold {size} bytes, found {found}: delete {file.parent} and it will be "
+            f"prepared again"
+        )

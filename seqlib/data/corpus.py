@@ -4,7 +4,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from .cache import atomic_directory
+from .cache import atomic_directory, check_size
 from .splits import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -179,13 +178,7 @@ def _open(folder: Path) -> Corpus:
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     splits = {}
     for split, entry in manifest["splits"].items():
-        file = folder / f"{split}.bin"
-        size = os.path.getsize(file) if file.exists() else -1
-        if size != entry["bytes"]:
-            raise ValueError(
-                f"{file} must hold {entry['bytes']} bytes, found {size}: delete {folder} and it "
-                f"will be prepared again"
-            )
+        check_size(folder / f"{split}.bin", entry["bytes"])
         if entry["documents"]:
             splits[split] = Documents(folder, split, entry["sha256"])
     if manifest.get("skipped"):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from .cache import atomic_directory, cache_root
+from .cache import atomic_directory, cache_root, check_size
 from .corpus import Documents
 from .encoding import encode_documents, tokenizer_digest
 
@@ -52,7 +52,7 @@ def pack_documents(
     """Encode a split once; the same text and tokenizer find the file again.
 
     Raises:
-        ValueError: the tokenizer has no end-of-sequence token.
+        ValueError: the tokenizer has no end-of-sequence token, or the packed file is damaged.
         TypeError: the tokenizer has no fast backend.
         OSError: the cache can't be written.
     """
@@ -63,9 +63,10 @@ def pack_documents(
     if not (target / "packed.json").is_file():
         with atomic_directory(target) as scratch:
             _write(scratch, documents, tokenizer)
-    return PackedTokens(
-        path=target / "ids.bin", **json.loads((target / "packed.json").read_text("utf-8"))
-    )
+    about = json.loads((target / "packed.json").read_text("utf-8"))
+    tokens = PackedTokens(path=target / "ids.bin", **about)
+    check_size(tokens.path, tokens.num_tokens * np.dtype(tokens.dtype).itemsize)
+    return tokens
 
 
 def _write(folder: Path, documents: Documents, tokenizer: PreTrainedTokenizerFast) -> None:

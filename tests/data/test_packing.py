@@ -123,6 +123,13 @@ def test_a_damaged_cache_is_an_error(corpus, tmp_path):
         )
 
 
+def test_a_damaged_packed_file_is_an_error(corpus, tmp_path):
+    tokens = pack_documents(corpus["train"], byte_tokenizer(), cache_dir=tmp_path)
+    tokens.path.write_bytes(tokens.path.read_bytes()[:-2])
+    with pytest.raises(ValueError, match=r"ids\.bin must hold \d+ bytes, found \d+: delete"):
+        pack_documents(corpus["train"], byte_tokenizer(), cache_dir=tmp_path)
+
+
 def test_prefixes_are_shuffled_cut_to_size_and_repeatable():
     documents = [f"{i:03}é" * 10 for i in range(100)]
     whole = shuffled_prefix(documents)

@@ -130,6 +130,13 @@ def test_training_twice_gives_the_same_file(kind):
     assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
 
 
+def test_every_part_of_a_long_corpus_counts(monkeypatch):
+    monkeypatch.setattr(module, "TRAINING_BYTES", 200_000)
+    sources = [["alpha beta\n" * 100] * 200, sample_documents(), ["wuxi wuxi\n" * 100] * 200]
+    tokenizer = train_tokenizer([d for source in sources for d in source], 500)
+    assert len(tokenizer("alpha wuxi")["input_ids"]) <= 3
+
+
 def test_runs_of_spaces_are_single_tokens():
     tokenizer = train_tokenizer(sample_documents(), 500)
     assert len(tokenizer("        return")["input_ids"]) <= 3
