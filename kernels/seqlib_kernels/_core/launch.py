@@ -36,14 +36,16 @@ class Launch:
     num_stages: int = 2
     per_kernel: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
-    def compile_options(self, kernel: str) -> dict[str, int]:
-        """Warps and stages of one kernel of the family, without the tiles."""
+    def compile_options(self, kernel: str) -> dict[str, int | bool]:
+        """Warps, stages and rounding of one kernel of the family, without the tiles."""
         own = self.per_kernel.get(kernel, {})
-        return {"num_warps": self.num_warps, "num_stages": self.num_stages, **own}
+        # Multiplications fused into additions, said aloud: Triton 3.10 changes its default.
+        fixed = {"enable_fp_fusion": True}
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, **fixed, **own}
 
-    def options(self) -> dict[str, int]:
+    def options(self, kernel: str = "") -> dict[str, int | bool]:
         """The keyword arguments of a kernel launch."""
-        return {**self.tiles, "num_warps": self.num_warps, "num_stages": self.num_stages}
+        return {**self.tiles, **self.compile_options(kernel)}
 
 
 class LaunchTable:

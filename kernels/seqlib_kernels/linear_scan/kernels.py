@@ -55,7 +55,7 @@ def _launch(
     T, (N, D) = x.shape[1], state.shape
     if not state.numel():
         return
-    row = LAUNCH.pick(x, D)
+    row = LAUNCH.pick(x, D, x.element_size())
     pairs = (torch.view_as_real(y) if y is not None and y.is_complex() else y for y in tensors)
     # One axis: the second axis of a CUDA grid ends at 65535, which packed batches pass.
     grid = (N * triton.cdiv(D, row.tiles["BD"]),)

@@ -79,6 +79,7 @@ SPEC = OpSpec(
     complex_state=lambda case: case.startswith("complex"),
     tiles=(8,),
     launch=LAUNCH,
+    at_width=lambda width: {"D": min(width, 1024)},
     exact_cut={"cpu": 1, "triton": 32},
     # One multiplication and one addition of reals; the complex cases cost four times as much.
     flops=lambda *size: 2 * _elements(*size),
