@@ -36,6 +36,7 @@ class DeltaMixer(Mixer):
     """
 
     no_weight_decay: ClassVar = ("A_log", "dt_bias")
+    keep_in_float32: ClassVar = no_weight_decay
 
     def __init__(
         self,

@@ -68,7 +68,6 @@ class SeqLMPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["SeqBlock"]  # noqa: RUF012 - as the base class declares them
     _can_record_outputs = {"hidden_states": SeqBlock}  # noqa: RUF012
-    _keep_in_fp32_modules_strict = ["A_log", "dt_bias"]  # noqa: RUF012
     _is_stateful = True
     _supports_sdpa = True
 
@@ -80,6 +79,12 @@ class SeqLMPreTrainedModel(PreTrainedModel):
                 init.copy_(getattr(module, name), value)
 
     def post_init(self) -> None:
+        self._keep_in_fp32_modules_strict = {
+            name
+            for module in self.modules()
+            for name in getattr(module, "keep_in_float32", ())
+            if getattr(module, name, None) is not None
+        }
         super().post_init()
         self._tag_parameters()
 
