@@ -117,7 +117,8 @@ SPEC = OpSpec(
     exact_cut={"cpu": 16, "triton": 64},
     # Measured on CPUs, T = 35, worst of all results: float32 16 eps, and 41 where one key is
     # reflected every time (the loop over time: 10), since there every error of a chunk comes back.
-    tolerance={**TOL, torch.float32: 64},
+    # bfloat16 3.6, on kernels whose products take bfloat16 operands.
+    tolerance={**TOL, torch.float32: 64, torch.bfloat16: 5},
     # Per update and state element one multiplication and addition each for S'k, the update and
     # S'q; backward the first two again and six for the gradients.
     flops=lambda *size: 6 * _updates(*size),
