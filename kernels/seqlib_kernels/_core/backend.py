@@ -65,11 +65,7 @@ def resolve(x: Tensor, backend: str | None) -> str:
     device = x.device.type
     name = backend if backend is not None else _forced
     if name is None:
-        name = {"cuda": "triton", "cpu": "cpu"}.get(device, "reference")
-        if name == "cpu" and not _installed("numba"):
-            name = "reference"
-        if name == "reference":
-            _say_reference(device)
+        name = _default(device)
     _check_name(name)
     problem = _problem(name, device)
     if problem is not None:
@@ -85,6 +81,18 @@ def interpreting() -> bool:
 def _check_name(name: str) -> None:
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+
+
+# Caches sit below these two: the compiler does not see that a cached function is constant.
+@_constant
+def _default(device: str) -> str:
+    """The backend for tensors of type `device`; said once when it is the reference."""
+    name = {"cuda": "triton", "cpu": "cpu"}.get(device, "reference")
+    if name == "cpu" and not _installed("numba"):
+        name = "reference"
+    if name == "reference":
+        _say_reference(device)
+    return name
 
 
 @_constant
@@ -108,7 +116,6 @@ def _problem(name: str, device: str) -> str | None:
     return None
 
 
-@_constant
 @functools.cache
 def _installed(module: str) -> bool:
     try:
@@ -117,7 +124,6 @@ def _installed(module: str) -> bool:
         return False
 
 
-@_constant
 @functools.cache
 def _say_reference(device: str) -> None:
     logger.warning(
