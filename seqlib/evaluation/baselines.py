@@ -18,7 +18,7 @@ class Score:
 
 
 def baseline_scores(train: bytes, validation: bytes, max_order: int = 8) -> list[Score]:
-    """xz, xz after the training text, and the best byte n-gram, about 10 s for 8 MB.
+    """xz, xz after the training text, and the best byte n-gram, about 15 s for 8 MB.
 
     Args:
         train: the bytes that the model saw, no more and no fewer.
