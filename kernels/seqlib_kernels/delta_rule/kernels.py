@@ -140,10 +140,12 @@ def delta_rule_bwd(
     )
     dv, dbeta = alloc.empty(v.shape, v), alloc.empty(beta.shape, beta)
     ddecay = None if decay is None else alloc.empty(decay.shape, decay)
+    C = plan.row.tiles["C"]
+    gates = dbeta if decay is None else alloc.empty((*plan.states[:2], 2, C, C), q, plan.kept)
     if plan.by_chunk[0] > 0:
         chunk_gradients[plan.by_chunk](
             q, k, beta, _or(decay, beta), do, errors, y, states, dstates, factors, boundaries,
-            dq, dk, dv, dbeta, _or(ddecay, dbeta),
+            dq, dk, dv, dbeta, _or(ddecay, dbeta), gates,
             *plan.sizes, **plan.wide, **plan.gates, **plan.math,
             **plan.options(chunk_gradients),
         )  # fmt: skip

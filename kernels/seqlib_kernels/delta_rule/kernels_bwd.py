@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-from .kernels_fwd import RUNTIME, bounds, first_slot, locate, real_rows, rows_of
+from .kernels_fwd import RUNTIME, bounds, first_slot, inside, locate, real_rows, rows_of
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -30,8 +30,8 @@ def backward_sweep(
     o_c = tl.arange(0, C)
     o_k = tl.arange(0, BK)
     o_v = tl.program_id(1) * BV + tl.arange(0, BV)
-    m_k = o_k < K
-    m_v = o_v < V
+    m_k = inside(o_k, K, BK)
+    m_v = inside(o_v, V, BV)
     m_kv = m_k[:, None] & m_v[None, :]
     o_kv = o_k[:, None] * V + o_v[None, :]
     o_cc = o_c[:, None] * C + o_c[None, :]
@@ -41,7 +41,7 @@ def backward_sweep(
 
     ds = tl.load(dhT + i_nh * K * V + o_kv, mask=m_kv, other=0.0).to(ACC)
     chunks = ((length * NH + C - 1) // C).to(tl.int32)
-    for i in range(0, chunks):
+    for i in tl.range(0, chunks, disable_licm=True):
         i_c = chunks - 1 - i
         row, token, o_t, micro = rows_of(start, i_c, NH, C)
         m_r = real_rows(length, i_c, NH, C)
@@ -80,16 +80,24 @@ def backward_sweep(
 
 
 @triton.jit
-def gates_between(p_a, m_r, micro, NH: tl.constexpr, HV: tl.constexpr, C: tl.constexpr, ACC):
-    """The decay of each row and of the one before, and prod(j < m < i) of decays for i > j."""
-    o_c = tl.arange(0, C)
-    before = m_r & (o_c > 0) & (micro == 1 % NH)
-    alpha = tl.load(p_a, mask=m_r & (micro == 0), other=1.0).to(ACC)
-    if NH == 1:
-        p_a -= HV
-    before = tl.load(p_a, mask=before, other=1.0).to(ACC)
-    factors = tl.where(o_c[:, None] > o_c[None, :] + 1, before[:, None], 1.0)
-    return alpha, before, tl.cumprod(factors, axis=0)
+def pair_with_past(
+    p_x, p_e, p_s, m_x, m_r, m_k,
+    V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """X E' [C, C] and X S' [C, BK]: rows against those of the chunk and the state before it."""
+    x_e = tl.zeros([C, C], dtype=ACC)
+    x_s = tl.zeros([C, BK], dtype=ACC)
+    for i_v in range(0, V, BV):
+        o_v = i_v + tl.arange(0, BV)
+        m_v = inside(o_v, V, BV)[None, :]
+        o_v = o_v[None, :]
+        b_x = tl.load(p_x + o_v, mask=m_x[:, None] & m_v, other=0.0).to(DOT)
+        b_e = tl.load(p_e + o_v, mask=m_r[:, None] & m_v, other=0.0).to(DOT)
+        b_s = tl.load(p_s + o_v, mask=m_k[:, None] & m_v, other=0.0).to(DOT)
+        x_e = tl.dot(b_x, tl.trans(b_e), x_e, input_precision=PRECISION)
+        x_s = tl.dot(b_x, tl.trans(b_s), x_s, input_precision=PRECISION)
+    return x_e, x_s
 
 
 @triton.jit
@@ -102,7 +110,7 @@ def through_norm(dx, x, r):
 @triton.jit(do_not_specialize=RUNTIME)
 def chunk_gradients(
     q, k, beta, decay, do, errors, y, states, dstates, factors, cu_seqlens,
-    dq, dk, dv, dbeta, ddecay,
+    dq, dk, dv, dbeta, ddecay, gates,
     scale, N, T,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
@@ -127,20 +135,18 @@ def chunk_gradients(
     m_r = real_rows(length, i_c, NH, C)
     m_q = m_r & (micro == NH - 1)
     m_a = m_r & (micro == 0)
-    m_k = o_k < K
+    m_k = inside(o_k, K, BK)
     o_hk = i_h // (HV // H)
     i_sh = i_s * HV + i_h
     o_ck = o_c[:, None] * (H * K) + o_k[None, :]
     o_tk = o_t[:, None] * (H * K) + o_k[None, :]
     o_cv = o_c[:, None] * (HV * V)
-    o_tv = o_t[:, None] * (HV * V)
-    o_kv = o_k[:, None] * V
-    p_e = errors + (row * HV + i_h) * V
-    p_y = y + (row * HV + i_h) * V
-    p_dv = dv + (row * HV + i_h) * V
-    p_do = do + (token * HV + i_h) * V
-    p_s = states + i_sh * K * V
-    p_ds = dstates + i_sh * K * V
+    p_e = errors + (row * HV + i_h) * V + o_cv
+    p_y = y + (row * HV + i_h) * V + o_cv
+    p_dv = dv + (row * HV + i_h) * V + o_cv
+    p_do = do + (token * HV + i_h) * V + o_t[:, None] * (HV * V)
+    p_s = states + i_sh * K * V + o_k[:, None] * V
+    p_ds = dstates + i_sh * K * V + o_k[:, None] * V
     m_rk = m_r[:, None] & m_k[None, :]
     m_qk = m_q[:, None] & m_k[None, :]
     p_f = factors + i_sh * 4 * C + o_c
@@ -153,105 +159,113 @@ def chunk_gradients(
     p_q = q + (token * H + o_hk) * K + o_tk
     p_a = decay + token * HV + i_h + o_t * HV
     k_dot = tl.load(p_k, mask=m_rk, other=0.0).to(DOT)
-    q_dot = tl.load(p_q, mask=m_qk, other=0.0).to(DOT)
-
-    # The gradients of P and of A, which lie between rows of the chunk.
-    do_e = tl.zeros([C, C], dtype=ACC)  # dO E'
-    e_do = tl.zeros([C, C], dtype=ACC)
-    y_e = tl.zeros([C, C], dtype=ACC)  # Y E'
-    e_y = tl.zeros([C, C], dtype=ACC)
-    b_dbeta = tl.zeros([C], dtype=ACC)
-    for i_v in range(0, V, BV):
-        o_v = (i_v + tl.arange(0, BV))[None, :]
-        m_rv = m_r[:, None] & (o_v < V)
-        b_do = tl.load(p_do + (o_tv + o_v), mask=m_q[:, None] & (o_v < V), other=0.0).to(DOT)
-        b_e = tl.load(p_e + (o_cv + o_v), mask=m_rv, other=0.0).to(DOT)
-        b_y = tl.load(p_y + (o_cv + o_v), mask=m_rv, other=0.0).to(DOT)
-        do_e = tl.dot(b_do, tl.trans(b_e), do_e, input_precision=PRECISION)
-        e_do = tl.dot(b_e, tl.trans(b_do), e_do, input_precision=PRECISION)
-        y_e = tl.dot(b_y, tl.trans(b_e), y_e, input_precision=PRECISION)
-        e_y = tl.dot(b_e, tl.trans(b_y), e_y, input_precision=PRECISION)
-        b_dbeta += tl.sum(b_e.to(ACC) * b_y.to(ACC), axis=1)
-        b_dv = b_beta[:, None] * b_y.to(ACC)
-        tl.store(p_dv + (o_cv + o_v), b_dv.to(dv.dtype.element_ty), mask=m_rv)
-    p_dbeta = dbeta + row * HV + i_h + o_c * HV
-    tl.store(p_dbeta, b_dbeta.to(dbeta.dtype.element_ty), mask=m_r)
-
     lower = o_c[:, None] > o_c[None, :]
     upper = o_c[:, None] < o_c[None, :]
     if DECAY:
-        alpha, _, between = gates_between(p_a, m_r, micro, NH, HV, C, ACC)
-        gates = tl.where(lower, alpha[:, None] * between, 1.0)
-        gates_t = tl.cumprod(tl.where(upper, alpha[None, :], 1.0), axis=1)
-        do_e = tl.where(upper, 0.0, do_e)
-        y_e = tl.where(lower, y_e, 0.0)
-        # dalpha_t: sum over j < t <= i of G[i, t] W[i, j] G[t - 1, j]; W pairs rows without G.
-        w = do_e * tl.dot(q_dot, tl.trans(k_dot), input_precision=PRECISION)
-        w *= (scale * rq)[:, None]
-        w -= y_e * tl.dot(k_dot, tl.trans(k_dot), input_precision=PRECISION) * (b_beta * rk)[:, None]
-        w *= (b_beta * rk)[None, :]
-        w = tl.dot(tl.where(lower, 0.0, gates_t), w, input_precision=PRECISION)
-        b_da = tl.sum(tl.where(lower, between * w, 0.0), axis=1)
-        do_e *= gates
-        e_do *= gates_t
-        a_k = y_e * gates + tl.where(upper, e_y * gates_t, 0.0)
-    else:
-        do_e = tl.where(upper, 0.0, do_e)
-        a_k = tl.where(lower, y_e, 0.0) + tl.where(upper, e_y, 0.0)
-    p_to_q = (do_e * (scale * b_beta * rk)[None, :]).to(DOT)
-    p_to_k = tl.where(lower, 0.0, e_do) * (scale * b_beta)[:, None] * rq[None, :]
-    a_to_k = (a_k * -b_beta[:, None] * (b_beta * rk)[None, :]).to(DOT)
+        alpha = tl.load(p_a, mask=m_a, other=1.0).to(ACC)
+        if NH == 1:
+            p_a -= HV
+        m_before = m_r & (o_c > 0) & (micro == 1 % NH)
+        before = tl.load(p_a, mask=m_before, other=1.0).to(ACC)  # the decay one row earlier
+        # G[t - 1, j] and G' pass through memory: as many registers would spill.
+        p_between = gates + i_sh * 2 * C * C + o_c[:, None] * C + o_c[None, :]
+        p_gates_t = p_between + C * C
+        x = tl.where(o_c[:, None] > o_c[None, :] + 1, before[:, None], 1.0)
+        x = tl.where(lower, tl.cumprod(x, axis=0), 0.0)
+        tl.store(p_between, x.to(gates.dtype.element_ty))
+        x = tl.cumprod(tl.where(upper, alpha[None, :], 1.0), axis=1)
+        tl.store(p_gates_t, tl.where(lower, 0.0, x).to(gates.dtype.element_ty))
+        tl.debug_barrier()
 
-    acc = tl.zeros([C, BK], dtype=ACC)  # dO S'
-    for i_v in range(0, V, BV):
-        o_v = (i_v + tl.arange(0, BV))[None, :]
-        b_do = tl.load(p_do + (o_tv + o_v), mask=m_q[:, None] & (o_v < V), other=0.0).to(DOT)
-        b_s = tl.load(p_s + (o_kv + o_v), mask=m_k[:, None] & (o_v < V), other=0.0).to(DOT)
-        acc = tl.dot(b_do, tl.trans(b_s), acc, input_precision=PRECISION)
-    dx = tl.dot(p_to_q, k_dot, input_precision=PRECISION) + (scale * head)[:, None] * acc
+    # What queries read: P, and the state before the chunk.
+    x_e, x_s = pair_with_past(
+        p_do, p_e, p_s, m_q, m_r, m_k, V, C, BK, BV, ACC, DOT, PRECISION
+    )  # fmt: skip
+    x_e = tl.where(upper, 0.0, x_e) * (scale * b_beta * rk)[None, :]
+    if DECAY:
+        # dalpha_t: sum over j < t <= i of G[i, t] W[i, j] G[t - 1, j]; W pairs rows without G.
+        q_dot = tl.load(p_q, mask=m_qk, other=0.0).to(DOT)
+        w = x_e * tl.dot(q_dot, tl.trans(k_dot), input_precision=PRECISION) * rq[:, None]
+        w = tl.dot(tl.load(p_gates_t).to(DOT), w.to(DOT), input_precision=PRECISION)
+        between = tl.load(p_between).to(ACC)
+        b_da = tl.sum(between * w, axis=1)
+        x_e = tl.where(lower, x_e * alpha[:, None] * between, x_e)
+    dx = tl.dot(x_e.to(DOT), k_dot, input_precision=PRECISION) + (scale * head)[:, None] * x_s
     if DECAY or NORMALIZE:
         x = tl.load(p_q, mask=m_qk, other=0.0).to(ACC)
         if DECAY:
-            w_first = scale * rq * tl.sum(x * acc, axis=1)
+            w_first = scale * rq * tl.sum(x * x_s, axis=1)
         if NORMALIZE:
             dx = through_norm(dx, x, rq)
     p_dq = dq + (token * HV + i_h) * K + (o_t[:, None] * (HV * K) + o_k[None, :])
     tl.store(p_dq, dx.to(dq.dtype.element_ty), mask=m_qk)
 
-    dx = tl.dot(p_to_k.to(DOT), q_dot, input_precision=PRECISION)
-    dx = tl.dot(a_to_k, k_dot, dx, input_precision=PRECISION)
-    acc = tl.zeros([C, BK], dtype=ACC)  # Y S'
-    for i_v in range(0, V, BV):
-        o_v = (i_v + tl.arange(0, BV))[None, :]
-        b_y = tl.load(p_y + (o_cv + o_v), mask=m_r[:, None] & (o_v < V), other=0.0).to(DOT)
-        b_s = tl.load(p_s + (o_kv + o_v), mask=m_k[:, None] & (o_v < V), other=0.0).to(DOT)
-        acc = tl.dot(b_y, tl.trans(b_s), acc, input_precision=PRECISION)
-    dx -= (head * b_beta)[:, None] * acc
+    # What updates read: A = tril(KK'), and the state before the chunk.
+    x_e, x_s = pair_with_past(
+        p_y, p_e, p_s, m_r, m_r, m_k, V, C, BK, BV, ACC, DOT, PRECISION
+    )  # fmt: skip
+    x_e = tl.where(lower, x_e, 0.0) * -b_beta[:, None] * (b_beta * rk)[None, :]
+    if DECAY:
+        w = x_e * tl.dot(k_dot, tl.trans(k_dot), input_precision=PRECISION) * rk[:, None]
+        w = tl.dot(tl.load(p_gates_t).to(DOT), w.to(DOT), input_precision=PRECISION)
+        between = tl.load(p_between).to(ACC)
+        b_da += tl.sum(between * w, axis=1)
+        x_e *= alpha[:, None] * between
+    dx = tl.dot(x_e.to(DOT), k_dot, input_precision=PRECISION) - (head * b_beta)[:, None] * x_s
     if DECAY:
         x = tl.load(p_k, mask=m_rk, other=0.0).to(ACC)
-        w_first -= b_beta * rk * tl.sum(x * acc, axis=1)
-    acc = tl.zeros([C, BK], dtype=ACC)  # E dS'
+        w_first -= b_beta * rk * tl.sum(x * x_s, axis=1)
+
+    # What others read of a row's key: P and A from the other side.
+    e_do = tl.zeros([C, C], dtype=ACC)
+    e_y = tl.zeros([C, C], dtype=ACC)
+    b_dbeta = tl.zeros([C], dtype=ACC)
+    for i_v in range(0, V, BV):
+        o_v = i_v + tl.arange(0, BV)
+        m_v = inside(o_v, V, BV)[None, :]
+        o_v = o_v[None, :]
+        m_rv = m_r[:, None] & m_v
+        b_do = tl.load(p_do + o_v, mask=m_q[:, None] & m_v, other=0.0).to(DOT)
+        b_e = tl.load(p_e + o_v, mask=m_rv, other=0.0).to(DOT)
+        b_y = tl.load(p_y + o_v, mask=m_rv, other=0.0).to(DOT)
+        e_do = tl.dot(b_e, tl.trans(b_do), e_do, input_precision=PRECISION)
+        e_y = tl.dot(b_e, tl.trans(b_y), e_y, input_precision=PRECISION)
+        b_dbeta += tl.sum(b_e.to(ACC) * b_y.to(ACC), axis=1)
+        b_dv = b_beta[:, None] * b_y.to(ACC)
+        tl.store(p_dv + o_v, b_dv.to(dv.dtype.element_ty), mask=m_rv)
+    e_do = tl.where(lower, 0.0, e_do) * (scale * b_beta)[:, None] * rq[None, :]
+    e_y = tl.where(upper, e_y, 0.0) * -b_beta[:, None] * (b_beta * rk)[None, :]
+    if DECAY:
+        gates_t = tl.load(p_gates_t).to(ACC)
+        e_do *= gates_t
+        e_y *= gates_t
+    p_dbeta = dbeta + row * HV + i_h + o_c * HV
+    tl.store(p_dbeta, b_dbeta.to(dbeta.dtype.element_ty), mask=m_r)
+    q_dot = tl.load(p_q, mask=m_qk, other=0.0).to(DOT)
+    dx = tl.dot(e_do.to(DOT), q_dot, dx, input_precision=PRECISION)
+    dx = tl.dot(e_y.to(DOT), k_dot, dx, input_precision=PRECISION)
+
+    # What a row writes into the state after the chunk.
+    x_s = tl.zeros([C, BK], dtype=ACC)
     s_ds = tl.zeros([BK], dtype=ACC)
     for i_v in range(0, V, BV):
-        o_v = (i_v + tl.arange(0, BV))[None, :]
-        b_e = tl.load(p_e + (o_cv + o_v), mask=m_r[:, None] & (o_v < V), other=0.0).to(DOT)
-        b_ds = tl.load(p_ds + (o_kv + o_v), mask=m_k[:, None] & (o_v < V), other=0.0).to(DOT)
-        acc = tl.dot(b_e, tl.trans(b_ds), acc, input_precision=PRECISION)
+        o_v = i_v + tl.arange(0, BV)
+        m_v = inside(o_v, V, BV)[None, :]
+        o_v = o_v[None, :]
+        b_e = tl.load(p_e + o_v, mask=m_r[:, None] & m_v, other=0.0).to(DOT)
+        b_ds = tl.load(p_ds + o_v, mask=m_k[:, None] & m_v, other=0.0).to(DOT)
+        x_s = tl.dot(b_e, tl.trans(b_ds), x_s, input_precision=PRECISION)
         if DECAY:
-            b_s = tl.load(p_s + (o_kv + o_v), mask=m_k[:, None] & (o_v < V), other=0.0).to(ACC)
+            b_s = tl.load(p_s + o_v, mask=m_k[:, None] & m_v, other=0.0).to(ACC)
             s_ds += tl.sum(b_s * b_ds.to(ACC), axis=1)
-    dx += (tail * b_beta)[:, None] * acc
+    dx += (tail * b_beta)[:, None] * x_s
     if DECAY or NORMALIZE:
         x = tl.load(p_k, mask=m_rk, other=0.0).to(ACC)
         if DECAY:
-            # What lies between the chunk and the states at its ends; loading the decays again
-            # costs less than keeping matrices of them.
-            w_last = b_beta * rk * tl.sum(x * acc, axis=1)
-            alpha, before, between = gates_between(p_a, m_r, micro, NH, HV, C, ACC)
-            gates = tl.where(lower, alpha[:, None] * between, 1.0)
-            to_first = tl.sum(tl.where(upper, 0.0, gates * w_first[:, None]), axis=0)
-            from_last = tl.sum(tl.where(lower, between * w_last[None, :], 0.0), axis=1)
-            b_da += tail * from_last
+            # Pairs of the chunk with the states at its two ends, and of these with each other.
+            w_last = b_beta * rk * tl.sum(x * x_s, axis=1)
+            b_da += tail * tl.sum(tl.load(p_between).to(ACC) * w_last[None, :], axis=1)
+            to_first = tl.sum(tl.load(p_gates_t).to(ACC) * w_first[None, :], axis=1)
             b_da += tl.cumprod(before, axis=0) * (to_first + tail * tl.sum(s_ds, axis=0))
             p_da = ddecay + token * HV + i_h + o_t * HV
             tl.store(p_da, b_da.to(ddecay.dtype.element_ty), mask=m_a)

@@ -69,6 +69,16 @@ def real_rows(length, i_c, NH: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
+def inside(o, n: tl.constexpr, BLOCK: tl.constexpr):
+    """Which columns of a block exist; where blocks fit exactly no mask is left in the code."""
+    if n % BLOCK == 0:
+        mask = tl.full([BLOCK], 1, dtype=tl.int1)
+    else:
+        mask = o < n
+    return mask
+
+
+@triton.jit
 def inverse_of_diagonal(a, beta, C: tl.constexpr, ACC: tl.constexpr):
     """(I + a diag(beta))^-1 of the SUB x SUB diagonal blocks of strictly lower `a`."""
     NB: tl.constexpr = C // SUB
@@ -133,8 +143,9 @@ def chunk_matrices(
     p_k = k + (row * H + o_hk) * K
     p_q = q + (token * H + o_hk) * K
     for i_k in range(0, K, BK):
-        o_k = (i_k + tl.arange(0, BK))[None, :]
-        m_k = o_k < K
+        o_k = i_k + tl.arange(0, BK)
+        m_k = inside(o_k, K, BK)[None, :]
+        o_k = o_k[None, :]
         b_k = tl.load(p_k + (o_c[:, None] * (H * K) + o_k), mask=m_r[:, None] & m_k, other=0.0)
         b_q = tl.load(p_q + (o_t[:, None] * (H * K) + o_k), mask=m_q[:, None] & m_k, other=0.0)
         b_k = b_k.to(DOT)
@@ -202,8 +213,8 @@ def forward_sweep(
     o_c = tl.arange(0, C)
     o_k = tl.arange(0, BK)
     o_v = tl.program_id(1) * BV + tl.arange(0, BV)
-    m_k = o_k < K
-    m_v = o_v < V
+    m_k = inside(o_k, K, BK)
+    m_v = inside(o_v, V, BV)
     m_kv = m_k[:, None] & m_v[None, :]
     o_kv = o_k[:, None] * V + o_v[None, :]
     o_cc = o_c[:, None] * C + o_c[None, :]
@@ -214,7 +225,7 @@ def forward_sweep(
     s = tl.zeros([BK, BV], dtype=ACC)
     if INITIAL:
         s += tl.load(h0 + i_nh * K * V + o_kv, mask=m_kv, other=0.0).to(ACC)
-    for i_c in range(0, ((length * NH + C - 1) // C).to(tl.int32)):
+    for i_c in tl.range(0, ((length * NH + C - 1) // C).to(tl.int32), disable_licm=True):
         row, token, o_t, micro = rows_of(start, i_c, NH, C)
         m_r = real_rows(length, i_c, NH, C)
         i_sh = (slot + i_c) * HV + i_h
