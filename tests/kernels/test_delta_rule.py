@@ -60,7 +60,7 @@ def golden_errors(arrays, dtype, backend) -> dict[str, float]:
     return {n: rel_err(x, arrays[n], time=None) for n, x in got.items()}
 
 
-# Measured, worst of all files and arrays: float64 2e-15 (reference, cpu).
+# Measured, worst of all files and arrays: float64 1.4e-15 (reference, cpu).
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("backend", [REFERENCE, CPU, TRITON])
 def test_golden_float64(path, backend):
@@ -68,8 +68,8 @@ def test_golden_float64(path, backend):
     assert max(found.values()) <= 1e-10, found
 
 
-# Measured on cpu: 0 and 0.
-ROUNDED = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
+# Measured on cpu: 6.1e-7 and 1.02e-2, where the reference's 1.02e-2 says it is all in the inputs.
+ROUNDED = {torch.float32: 2e-6, torch.bfloat16: 1.5e-2}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -117,7 +117,7 @@ def test_head_sizes(K, V, dtype):
     check(Problem.draw(SPEC, CASES["gated"], 1, 40, dims, dtype=dtype))
 
 
-# Measured: bfloat16 1.3 eps, float16 0.8, outputs and gradients of every case.
+# Measured: bfloat16 1.3 eps, float16 1.3, the worst output or gradient of any case.
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_16_bits_on_cpu_lose_only_the_last_rounding(case, dtype):

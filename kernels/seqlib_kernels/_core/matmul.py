@@ -16,8 +16,7 @@ ROWS = 4  # of a tile
 VECTOR_BYTES = 64  # of a row of a tile: arrays that take part are padded to a multiple of it
 
 
-@intrinsic
-def _tile(
+def _product_tile(
     typingctx: Any,
     c: Any,
     ic: Any,
@@ -93,6 +92,9 @@ def _tile(
     size = types.intp
     return types.void(c, size, a, size, size, size, b, size, size, c.dtype), generate
 
+
+# Any: type checkers don't know that numba drops the first argument.
+_tile: Any = intrinsic(_product_tile)
 
 _compile = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 

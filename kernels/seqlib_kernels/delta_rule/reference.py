@@ -30,7 +30,7 @@ def delta_rule(
     B, T, H, K = q.shape
     HV, V = v.shape[2:]
     dtype = state_dtype(q.dtype)
-    scale = K**-0.5 if scale is None else scale
+    factor = K**-0.5 if scale is None else scale
     q_T, k_T, v_T, beta_T = (x.to(dtype).unbind(1) for x in (q, k, v, beta))
     decay = g.to(dtype).exp() if g is not None else alpha
     decay_T = None if decay is None else decay.to(dtype).unbind(1)
@@ -53,7 +53,7 @@ def delta_rule(
                 k_j = heads(k_T[j])[..., None]  # [B,HV,K,1]
                 e_j = v_T[j][..., None, :] - (k_j * S).sum(-2, keepdim=True)  # [B,HV,1,V]
                 S = S + beta_T[j][..., None, None] * k_j * e_j
-            outputs.append(scale * (heads(q_T[t])[..., None] * S).sum(-2))
+            outputs.append(factor * (heads(q_T[t])[..., None] * S).sum(-2))
         states.append(S)
     o = torch.stack(outputs, 1).to(q.dtype) if outputs else v[:, :0].clone()
     return o, torch.cat(states) if return_final_state else None

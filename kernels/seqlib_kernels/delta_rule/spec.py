@@ -70,8 +70,14 @@ _BETA = {
 }
 _SIGNED = {f"alpha = {a}": _constant("alpha", a) for a in (0.0, 1.0, -1.0)}
 _GATED = {"g = 0": _constant("g", 0.0), "g = -30": _constant("g", -30.0), "mixed g": _some_strong}
-_SMALL = {"small": {"H": 1, "HV": 1, "K": 4, "V": 3}, "odd": {"H": 3, "HV": 3, "K": 5, "V": 7}}
-_GROUPED = {"small": {"H": 1, "HV": 2, "K": 4, "V": 3}, "odd": {"H": 3, "HV": 6, "K": 5, "V": 7}}
+_SIZES: dict[str, Any] = {
+    "small": {"H": 1, "HV": 1, "K": 4, "V": 3},
+    "odd": {"H": 3, "HV": 3, "K": 5, "V": 7},
+}
+_GROUPED: dict[str, Any] = {
+    "small": {"H": 1, "HV": 2, "K": 4, "V": 3},
+    "odd": {"H": 3, "HV": 6, "K": 5, "V": 7},
+}
 _ROWS = {"k": 2, "v": 2, "beta": 2}
 
 
@@ -93,22 +99,22 @@ SPEC = OpSpec(
     reference=reference.delta_rule,
     step=delta_rule_step,
     cases=(
-        Case(name="plain", make=_inputs(1), extremes=_BETA, **_SMALL),
-        Case(name="gated", make=_inputs(1, "g"), extremes=_GATED, **_SMALL),
-        Case(name="signed", make=_inputs(1, "alpha"), extremes=_SIGNED, **_SMALL),
+        Case(name="plain", make=_inputs(1), extremes=_BETA, **_SIZES),
+        Case(name="gated", make=_inputs(1, "g"), extremes=_GATED, **_SIZES),
+        Case(name="signed", make=_inputs(1, "alpha"), extremes=_SIGNED, **_SIZES),
         Case(
             name="product",
             make=_inputs(2, "g"),
             options={"num_householder": 2},
             rows_per_token=_ROWS,
-            **_SMALL,
+            **_SIZES,
         ),
         Case(name="grouped", make=_inputs(1, "alpha"), **_GROUPED),
         Case(
             name="normalised",
             make=_inputs(1, "g", unit_keys=False),
             options={"normalize_qk": True, "scale": 1.0},
-            **_SMALL,
+            **_SIZES,
         ),
     ),
     state_shape=lambda N, dims: (N, dims["HV"], dims["K"], dims["V"]),

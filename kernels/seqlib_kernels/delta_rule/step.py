@@ -59,6 +59,6 @@ def delta_rule_step(
         k_j = k[:, j].reshape(-1, K, 1)
         e_j = v[:, j].reshape(-1, 1, V) - k_j.mT @ S
         S = S.baddbmm(k_j, beta[:, j].reshape(-1, 1, 1) * e_j)
-    scale = K**-0.5 if scale is None else scale
-    o = (scale * q.reshape(-1, 1, K)) @ S
+    factor = K**-0.5 if scale is None else scale
+    o = (factor * q.reshape(-1, 1, K)) @ S
     return o.reshape(B, 1, HV, V).to(out_dtype), S.reshape(B, HV, K, V)
