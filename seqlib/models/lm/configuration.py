@@ -17,7 +17,7 @@ from ...mixers.names import unknown_name
 # its JSON file.
 _BASE_NAMES = {
     *("attn_implementation", "auto_map", "custom_pipelines", "experts_implementation"),
-    *("finetuning_task", "model_type", "name_or_path", "num_labels", "output_attentions"),
+    *("finetuning_task", "name_or_path", "num_labels", "output_attentions"),
     *("per_layer_config", "prefix", "quantization_config", "sep_token_id", "tokenizer_class"),
     "torch_dtype",
 }
@@ -66,7 +66,6 @@ class SeqLMConfig(PreTrainedConfig):
     max_position_embeddings: int = 2048
 
     def __post_init__(self, **kwargs):
-        _check_keywords(kwargs)
         if self._auto_class is None:  # loaded without the code beside it, so not saved with any
             kwargs.pop("auto_map", None)
         model_type = kwargs.pop("model_type", self.model_type)
@@ -74,6 +73,7 @@ class SeqLMConfig(PreTrainedConfig):
             raise ValueError(
                 f"this is the configuration of a {model_type!r} model, not of {self.model_type!r}"
             )
+        _check_keywords(kwargs)
         if self.num_hidden_layers is None:
             self.num_hidden_layers = 24 if self.block_types is None else len(self.block_types)
         if self.block_types is None:
@@ -83,6 +83,18 @@ class SeqLMConfig(PreTrainedConfig):
         if self.intermediate_size is None:
             self.intermediate_size = swiglu_width(self.hidden_size)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As in transformers, which takes the defaults for a folder without a configuration.
+
+        Raises:
+            OSError: there is no config.json.
+        """
+        found, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not found:
+            raise OSError(f"{str(pretrained_model_name_or_path)!r} holds no config.json")
+        return found, kwargs
 
     @property
     def layer_types(self) -> list[str]:

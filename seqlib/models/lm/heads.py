@@ -30,13 +30,19 @@ class SeqLMForSequenceClassification(SeqLMPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
+        cu_seqlens: Tensor | None = None,
         **kwargs,
     ) -> SequenceClassifierOutputWithPast:
         """Logits [B, num_labels].
 
         Without a mask, tokens equal to `config.pad_token_id` count as padding, if it is set.
         `labels` [B] class numbers, or [B] / [B, num_labels] floats (`config.problem_type`).
+
+        Raises:
+            ValueError: `cu_seqlens`, besides what `SeqLMModel.forward` refuses.
         """
+        if cu_seqlens is not None:
+            raise ValueError("cu_seqlens is not supported here: there is one label per row")
         if attention_mask is None and input_ids is not None:
             pad = self.config.pad_token_id
             attention_mask = None if pad is None else input_ids != pad
