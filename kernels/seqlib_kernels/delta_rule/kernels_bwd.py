@@ -81,20 +81,20 @@ def backward_sweep(
 
 @triton.jit
 def pair_with_past(
-    p_x, p_e, p_s, m_x, m_r, m_k,
+    p_x, p_e, p_s, o_x, o_e, o_s, m_x, m_r, m_k,
     V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """X E' [C, C] and X S' [C, BK]: rows against those of the chunk and the state before it."""
     x_e = tl.zeros([C, C], dtype=ACC)
     x_s = tl.zeros([C, BK], dtype=ACC)
-    for i_v in range(0, V, BV):
+    for i_v in tl.range(0, V, BV, disable_licm=True):
         o_v = i_v + tl.arange(0, BV)
         m_v = inside(o_v, V, BV)[None, :]
         o_v = o_v[None, :]
-        b_x = tl.load(p_x + o_v, mask=m_x[:, None] & m_v, other=0.0).to(DOT)
-        b_e = tl.load(p_e + o_v, mask=m_r[:, None] & m_v, other=0.0).to(DOT)
-        b_s = tl.load(p_s + o_v, mask=m_k[:, None] & m_v, other=0.0).to(DOT)
+        b_x = tl.load(p_x + (o_x + o_v), mask=m_x[:, None] & m_v, other=0.0).to(DOT)
+        b_e = tl.load(p_e + (o_e + o_v), mask=m_r[:, None] & m_v, other=0.0).to(DOT)
+        b_s = tl.load(p_s + (o_s + o_v), mask=m_k[:, None] & m_v, other=0.0).to(DOT)
         x_e = tl.dot(b_x, tl.trans(b_e), x_e, input_precision=PRECISION)
         x_s = tl.dot(b_x, tl.trans(b_s), x_s, input_precision=PRECISION)
     return x_e, x_s
@@ -141,24 +141,22 @@ def chunk_gradients(
     o_ck = o_c[:, None] * (H * K) + o_k[None, :]
     o_tk = o_t[:, None] * (H * K) + o_k[None, :]
     o_cv = o_c[:, None] * (HV * V)
-    p_e = errors + (row * HV + i_h) * V + o_cv
-    p_y = y + (row * HV + i_h) * V + o_cv
-    p_dv = dv + (row * HV + i_h) * V + o_cv
-    p_do = do + (token * HV + i_h) * V + o_t[:, None] * (HV * V)
-    p_s = states + i_sh * K * V + o_k[:, None] * V
-    p_ds = dstates + i_sh * K * V + o_k[:, None] * V
+    o_tv = o_t[:, None] * (HV * V)
+    o_kv = o_k[:, None] * V
+    p_e = errors + (row * HV + i_h) * V
+    p_y = y + (row * HV + i_h) * V
+    p_dv = dv + (row * HV + i_h) * V
+    p_do = do + (token * HV + i_h) * V
+    p_s = states + i_sh * K * V
+    p_ds = dstates + i_sh * K * V
     m_rk = m_r[:, None] & m_k[None, :]
     m_qk = m_q[:, None] & m_k[None, :]
     p_f = factors + i_sh * 4 * C + o_c
-    head = tl.load(p_f).to(ACC)
-    tail = tl.load(p_f + C).to(ACC)
-    rk = tl.load(p_f + 2 * C).to(ACC)
-    rq = tl.load(p_f + 3 * C).to(ACC)
-    b_beta = tl.load(beta + row * HV + i_h + o_c * HV, mask=m_r, other=0.0).to(ACC)
-    p_k = k + (row * H + o_hk) * K + o_ck
-    p_q = q + (token * H + o_hk) * K + o_tk
+    p_beta = beta + row * HV + i_h + o_c * HV
+    p_k = k + (row * H + o_hk) * K
+    p_q = q + (token * H + o_hk) * K
     p_a = decay + token * HV + i_h + o_t * HV
-    k_dot = tl.load(p_k, mask=m_rk, other=0.0).to(DOT)
+    k_dot = tl.load(p_k + o_ck, mask=m_rk, other=0.0).to(DOT)
     lower = o_c[:, None] > o_c[None, :]
     upper = o_c[:, None] < o_c[None, :]
     if DECAY:
@@ -168,31 +166,37 @@ def chunk_gradients(
         m_before = m_r & (o_c > 0) & (micro == 1 % NH)
         before = tl.load(p_a, mask=m_before, other=1.0).to(ACC)  # the decay one row earlier
         # G[t - 1, j] and G' pass through memory: as many registers would spill.
-        p_between = gates + i_sh * 2 * C * C + o_c[:, None] * C + o_c[None, :]
+        o_cc = o_c[:, None] * C + o_c[None, :]
+        p_between = gates + i_sh * 2 * C * C
         p_gates_t = p_between + C * C
         x = tl.where(o_c[:, None] > o_c[None, :] + 1, before[:, None], 1.0)
         x = tl.where(lower, tl.cumprod(x, axis=0), 0.0)
-        tl.store(p_between, x.to(gates.dtype.element_ty))
+        tl.store(p_between + o_cc, x.to(gates.dtype.element_ty))
         x = tl.cumprod(tl.where(upper, alpha[None, :], 1.0), axis=1)
-        tl.store(p_gates_t, tl.where(lower, 0.0, x).to(gates.dtype.element_ty))
+        tl.store(p_gates_t + o_cc, tl.where(lower, 0.0, x).to(gates.dtype.element_ty))
         tl.debug_barrier()
 
+    # Row factors are loaded again in each pass, for the same reason.
     # What queries read: P, and the state before the chunk.
     x_e, x_s = pair_with_past(
-        p_do, p_e, p_s, m_q, m_r, m_k, V, C, BK, BV, ACC, DOT, PRECISION
+        p_do, p_e, p_s, o_tv, o_cv, o_kv, m_q, m_r, m_k, V, C, BK, BV, ACC, DOT, PRECISION
     )  # fmt: skip
+    head = tl.load(p_f).to(ACC)
+    rk = tl.load(p_f + 2 * C).to(ACC)
+    rq = tl.load(p_f + 3 * C).to(ACC)
+    b_beta = tl.load(p_beta, mask=m_r, other=0.0).to(ACC)
     x_e = tl.where(upper, 0.0, x_e) * (scale * b_beta * rk)[None, :]
     if DECAY:
         # dalpha_t: sum over j < t <= i of G[i, t] W[i, j] G[t - 1, j]; W pairs rows without G.
-        q_dot = tl.load(p_q, mask=m_qk, other=0.0).to(DOT)
+        q_dot = tl.load(p_q + o_tk, mask=m_qk, other=0.0).to(DOT)
         w = x_e * tl.dot(q_dot, tl.trans(k_dot), input_precision=PRECISION) * rq[:, None]
-        w = tl.dot(tl.load(p_gates_t).to(DOT), w.to(DOT), input_precision=PRECISION)
-        between = tl.load(p_between).to(ACC)
+        w = tl.dot(tl.load(p_gates_t + o_cc).to(DOT), w.to(DOT), input_precision=PRECISION)
+        between = tl.load(p_between + o_cc).to(ACC)
         b_da = tl.sum(between * w, axis=1)
         x_e = tl.where(lower, x_e * alpha[:, None] * between, x_e)
     dx = tl.dot(x_e.to(DOT), k_dot, input_precision=PRECISION) + (scale * head)[:, None] * x_s
     if DECAY or NORMALIZE:
-        x = tl.load(p_q, mask=m_qk, other=0.0).to(ACC)
+        x = tl.load(p_q + o_tk, mask=m_qk, other=0.0).to(ACC)
         if DECAY:
             w_first = scale * rq * tl.sum(x * x_s, axis=1)
         if NORMALIZE:
@@ -202,70 +206,79 @@ def chunk_gradients(
 
     # What updates read: A = tril(KK'), and the state before the chunk.
     x_e, x_s = pair_with_past(
-        p_y, p_e, p_s, m_r, m_r, m_k, V, C, BK, BV, ACC, DOT, PRECISION
+        p_y, p_e, p_s, o_cv, o_cv, o_kv, m_r, m_r, m_k, V, C, BK, BV, ACC, DOT, PRECISION
     )  # fmt: skip
+    head = tl.load(p_f).to(ACC)
+    rk = tl.load(p_f + 2 * C).to(ACC)
+    b_beta = tl.load(p_beta, mask=m_r, other=0.0).to(ACC)
     x_e = tl.where(lower, x_e, 0.0) * -b_beta[:, None] * (b_beta * rk)[None, :]
     if DECAY:
         w = x_e * tl.dot(k_dot, tl.trans(k_dot), input_precision=PRECISION) * rk[:, None]
-        w = tl.dot(tl.load(p_gates_t).to(DOT), w.to(DOT), input_precision=PRECISION)
-        between = tl.load(p_between).to(ACC)
+        w = tl.dot(tl.load(p_gates_t + o_cc).to(DOT), w.to(DOT), input_precision=PRECISION)
+        between = tl.load(p_between + o_cc).to(ACC)
         b_da += tl.sum(between * w, axis=1)
         x_e *= alpha[:, None] * between
     dx = tl.dot(x_e.to(DOT), k_dot, input_precision=PRECISION) - (head * b_beta)[:, None] * x_s
     if DECAY:
-        x = tl.load(p_k, mask=m_rk, other=0.0).to(ACC)
+        x = tl.load(p_k + o_ck, mask=m_rk, other=0.0).to(ACC)
         w_first -= b_beta * rk * tl.sum(x * x_s, axis=1)
 
     # What others read of a row's key: P and A from the other side.
+    b_beta = tl.load(p_beta, mask=m_r, other=0.0).to(ACC)
     e_do = tl.zeros([C, C], dtype=ACC)
     e_y = tl.zeros([C, C], dtype=ACC)
     b_dbeta = tl.zeros([C], dtype=ACC)
-    for i_v in range(0, V, BV):
+    for i_v in tl.range(0, V, BV, disable_licm=True):
         o_v = i_v + tl.arange(0, BV)
         m_v = inside(o_v, V, BV)[None, :]
         o_v = o_v[None, :]
         m_rv = m_r[:, None] & m_v
-        b_do = tl.load(p_do + o_v, mask=m_q[:, None] & m_v, other=0.0).to(DOT)
-        b_e = tl.load(p_e + o_v, mask=m_rv, other=0.0).to(DOT)
-        b_y = tl.load(p_y + o_v, mask=m_rv, other=0.0).to(DOT)
+        b_do = tl.load(p_do + (o_tv + o_v), mask=m_q[:, None] & m_v, other=0.0).to(DOT)
+        b_e = tl.load(p_e + (o_cv + o_v), mask=m_rv, other=0.0).to(DOT)
+        b_y = tl.load(p_y + (o_cv + o_v), mask=m_rv, other=0.0).to(DOT)
         e_do = tl.dot(b_e, tl.trans(b_do), e_do, input_precision=PRECISION)
         e_y = tl.dot(b_e, tl.trans(b_y), e_y, input_precision=PRECISION)
         b_dbeta += tl.sum(b_e.to(ACC) * b_y.to(ACC), axis=1)
         b_dv = b_beta[:, None] * b_y.to(ACC)
-        tl.store(p_dv + o_v, b_dv.to(dv.dtype.element_ty), mask=m_rv)
+        tl.store(p_dv + (o_cv + o_v), b_dv.to(dv.dtype.element_ty), mask=m_rv)
+    rk = tl.load(p_f + 2 * C).to(ACC)
+    rq = tl.load(p_f + 3 * C).to(ACC)
     e_do = tl.where(lower, 0.0, e_do) * (scale * b_beta)[:, None] * rq[None, :]
     e_y = tl.where(upper, e_y, 0.0) * -b_beta[:, None] * (b_beta * rk)[None, :]
     if DECAY:
-        gates_t = tl.load(p_gates_t).to(ACC)
+        gates_t = tl.load(p_gates_t + o_cc).to(ACC)
         e_do *= gates_t
         e_y *= gates_t
     p_dbeta = dbeta + row * HV + i_h + o_c * HV
     tl.store(p_dbeta, b_dbeta.to(dbeta.dtype.element_ty), mask=m_r)
-    q_dot = tl.load(p_q, mask=m_qk, other=0.0).to(DOT)
+    q_dot = tl.load(p_q + o_tk, mask=m_qk, other=0.0).to(DOT)
     dx = tl.dot(e_do.to(DOT), q_dot, dx, input_precision=PRECISION)
     dx = tl.dot(e_y.to(DOT), k_dot, dx, input_precision=PRECISION)
 
     # What a row writes into the state after the chunk.
     x_s = tl.zeros([C, BK], dtype=ACC)
     s_ds = tl.zeros([BK], dtype=ACC)
-    for i_v in range(0, V, BV):
+    for i_v in tl.range(0, V, BV, disable_licm=True):
         o_v = i_v + tl.arange(0, BV)
         m_v = inside(o_v, V, BV)[None, :]
         o_v = o_v[None, :]
-        b_e = tl.load(p_e + o_v, mask=m_r[:, None] & m_v, other=0.0).to(DOT)
-        b_ds = tl.load(p_ds + o_v, mask=m_k[:, None] & m_v, other=0.0).to(DOT)
+        b_e = tl.load(p_e + (o_cv + o_v), mask=m_r[:, None] & m_v, other=0.0).to(DOT)
+        b_ds = tl.load(p_ds + (o_kv + o_v), mask=m_k[:, None] & m_v, other=0.0).to(DOT)
         x_s = tl.dot(b_e, tl.trans(b_ds), x_s, input_precision=PRECISION)
         if DECAY:
-            b_s = tl.load(p_s + o_v, mask=m_k[:, None] & m_v, other=0.0).to(ACC)
+            b_s = tl.load(p_s + (o_kv + o_v), mask=m_k[:, None] & m_v, other=0.0).to(ACC)
             s_ds += tl.sum(b_s * b_ds.to(ACC), axis=1)
+    tail = tl.load(p_f + C).to(ACC)
+    rk = tl.load(p_f + 2 * C).to(ACC)
+    b_beta = tl.load(p_beta, mask=m_r, other=0.0).to(ACC)
     dx += (tail * b_beta)[:, None] * x_s
     if DECAY or NORMALIZE:
-        x = tl.load(p_k, mask=m_rk, other=0.0).to(ACC)
+        x = tl.load(p_k + o_ck, mask=m_rk, other=0.0).to(ACC)
         if DECAY:
             # Pairs of the chunk with the states at its two ends, and of these with each other.
             w_last = b_beta * rk * tl.sum(x * x_s, axis=1)
-            b_da += tail * tl.sum(tl.load(p_between).to(ACC) * w_last[None, :], axis=1)
-            to_first = tl.sum(tl.load(p_gates_t).to(ACC) * w_first[None, :], axis=1)
+            b_da += tail * tl.sum(tl.load(p_between + o_cc).to(ACC) * w_last[None, :], axis=1)
+            to_first = tl.sum(tl.load(p_gates_t + o_cc).to(ACC) * w_first[None, :], axis=1)
             b_da += tl.cumprod(before, axis=0) * (to_first + tail * tl.sum(s_ds, axis=0))
             p_da = ddecay + token * HV + i_h + o_t * HV
             tl.store(p_da, b_da.to(ddecay.dtype.element_ty), mask=m_a)
