@@ -47,7 +47,8 @@ class Contender:
         module: what must be importable.
         device: the only kind of device it runs on; None for any.
         refuses: why it can't do a problem, or None.
-        compiled: whether torch.compile is at work: its first call takes minutes in all.
+        compiled: whether torch.compile is at work, anew for each thread count, for minutes in all.
+        sequential: whether it is a loop of small operations, which more threads only slow down.
     """
 
     name: str
@@ -58,6 +59,12 @@ class Contender:
     device: str | None = None
     refuses: Callable[[Problem], str | None] = lambda _: None
     compiled: bool = False
+    sequential: bool = False
+
+    @property
+    def one_thread(self) -> bool:
+        """Whether it is timed with the first thread count of a suite alone."""
+        return self.compiled or self.sequential
 
     def problem_with(self, problem: Problem, device: str) -> str | None:
         """Why it can't take part, or None."""

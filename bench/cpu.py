@@ -45,17 +45,14 @@ class Cpu:
 
     def peak_bytes(self, run: Run) -> int | None:
         """Resident memory; None where the system isn't Linux or doesn't let it be reset."""
-        peaks = []
-        for _ in range(2):  # the first may also load code
-            _release()
-            try:
-                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM
-            except OSError:
-                return None
-            before = _status_bytes("VmRSS")
-            run(ignore_mark)
-            peaks.append(max(0, _status_bytes("VmHWM") - before))
-        return min(peaks)
+        _release()
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM
+        except OSError:
+            return None
+        before = _status_bytes("VmRSS")
+        run(ignore_mark)
+        return max(0, _status_bytes("VmHWM") - before)
 
     def ceilings(self, dtype: torch.dtype) -> Ceilings:
         """A copy of 256 MiB; a product of 1024 x 1024 matrices in float32 or float64.

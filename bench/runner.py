@@ -43,8 +43,7 @@ def run_suite(
         want = solve(problem)
         for n in threads:
             device.set_threads(n)
-            # With each thread count a compiled peer would compile anew, for minutes in all.
-            field = [c for c in contenders[workload.op] if n == threads[0] or not c.compiled]
+            field = [c for c in contenders[workload.op] if n == threads[0] or not c.one_thread]
             shared = origin | _shared(problem, device, n)
             entries = enter(problem, want, field, device, say)
             time_in_turns(entries, device, suite.seconds)
