@@ -119,9 +119,9 @@ def _forward_impl(
     a: Tensor, b: Tensor, h0: Tensor | None, cu_seqlens: Tensor | None, reverse: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     check_boundaries(cu_seqlens, b.shape[1])
-    a, b, h0, cu_seqlens = (x if x is None else x.contiguous() for x in (a, b, h0, cu_seqlens))
+    tensors = (x if x is None else x.contiguous() for x in (a, b, h0, cu_seqlens))
     outputs = _forward_fake(a, b, h0, cu_seqlens, reverse, backend)
-    _kernels(backend).forward(a, b, h0, cu_seqlens, *outputs, reverse)
+    _kernels(backend).forward(*tensors, *outputs, reverse)
     return outputs
 
 

@@ -81,6 +81,9 @@ SPEC = OpSpec(
     launch=LAUNCH,
     at_width=lambda width: {"D": min(width, 1024)},
     exact_cut={"cpu": 1, "triton": 32},
+    # The common bounds hold. Measured on the CPU at T = 4096, D = 64, in eps: 1.6 (float64),
+    # 1.1 (float32), 0.8 (bfloat16), 0.7 (float16); with |a| = 0.999 or 1, where rounding errors
+    # add up, 17.4, 14.6, 0.6, 0.7.
     # One multiplication and one addition of reals; the complex cases cost four times as much.
     flops=lambda *size: 2 * _elements(*size),
     backward_flops=lambda *size: 3 * _elements(*size),

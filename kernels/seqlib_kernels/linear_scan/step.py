@@ -19,7 +19,8 @@ def linear_scan_step(a: Tensor, b: Tensor, *, state: Tensor) -> tuple[Tensor, Te
         state: [B, D] the state that `linear_scan` or the previous step returned.
 
     Returns:
-        h [B, 1, D] in the dtype of `b`, and the new state [B, D] in the dtype of `state`.
+        h [B, 1, D] in the dtype of `b`, and the new state [B, D] in the dtype of `state`. Where
+        the dtypes agree they share memory.
 
     Raises:
         TypeError: an argument that is not a tensor or has an unsupported dtype.
