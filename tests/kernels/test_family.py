@@ -542,11 +542,9 @@ LAUNCHES = [
 ]
 
 
-@target
+@pytest.mark.parametrize("target", TARGETS[1:])
 @pytest.mark.parametrize(("spec", "row"), LAUNCHES)
 def test_launch_rows(spec, row, target):
-    if target.backend != "triton":
-        return
     with spec.launch.forced(row):
         for case in spec.cases:
             problem = draw(
