@@ -66,10 +66,8 @@ class Contender:
         """Whether it is timed with the first thread count of a suite alone."""
         return self.compiled or self.sequential
 
-    def problem_with(self, problem: Problem, device: str) -> str | None:
-        """Why it can't take part, or None."""
-        if self.device not in (None, device):
-            return f"runs on {self.device} only"
+    def problem_with(self, problem: Problem) -> str | None:
+        """Why it can't take part on a device of its kind, or None."""
         if importlib.util.find_spec(self.module) is None:
             return f"{self.distribution} is not installed"
         return self.refuses(problem)

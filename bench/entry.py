@@ -44,7 +44,7 @@ def enter(
     """Check all contenders that can take part; `say` hears why others can't and what is wrong."""
     entries = []
     for contender in contenders:
-        why_not = contender.problem_with(problem, device.kind)
+        why_not = contender.problem_with(problem)
         if why_not is not None:
             say(f"{contender.name} left out: {why_not}")
             continue

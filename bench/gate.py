@@ -10,7 +10,10 @@ from torch import Tensor
 
 from .oracle import Result
 
-# The largest error that passes, as `seqlib_kernels.testing.rel_err` measures it.
+# The largest error that passes, as `seqlib_kernels.testing.rel_err` measures it. Measured in
+# float32 on the CPU suite: ours at most 2.0e-6, peers at most 2.1e-5 (a chunkwise form that takes
+# differences of summed decays). One wrong step is an error near 1. The 16-bit bounds leave room
+# for operands rounded inside chunks, a few times 4e-3 in bfloat16; they await a measurement.
 BOUND = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 

@@ -43,7 +43,12 @@ def run_suite(
         want = solve(problem)
         for n in threads:
             device.set_threads(n)
-            field = [c for c in contenders[workload.op] if n == threads[0] or not c.one_thread]
+            field = [
+                contender
+                for contender in contenders[workload.op]
+                if contender.device in (None, device.kind)
+                if n == threads[0] or not contender.one_thread
+            ]
             shared = origin | _shared(problem, device, n)
             entries = enter(problem, want, field, device, say)
             time_in_turns(entries, device, suite.seconds)

@@ -50,7 +50,7 @@ SUITES = {
     "cpu": Suite(
         device="cpu",
         threads=(1, 2),
-        seconds=1.0,
+        seconds=0.6,
         workloads=(
             _scan(2, 1024, 256),
             _scan(4, 2048, 512),

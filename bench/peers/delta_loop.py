@@ -40,5 +40,10 @@ def loop(
 
 
 CONTENDERS = (
-    Contender(name="torch loop", prepare=lambda problem: TorchCall(loop, problem), device="cpu"),
+    Contender(
+        name="torch loop",
+        prepare=lambda problem: TorchCall(loop, problem),
+        device="cpu",
+        sequential=True,
+    ),
 )

@@ -71,11 +71,17 @@ def two_level(a: Tensor, b: Tensor) -> Tensor:
 
 
 CONTENDERS = (
-    Contender(name="torch loop", prepare=lambda problem: TorchCall(loop, problem), device="cpu"),
+    Contender(
+        name="torch loop",
+        prepare=lambda problem: TorchCall(loop, problem),
+        device="cpu",
+        sequential=True,
+    ),
     Contender(
         name="torch loop, own backward",
         prepare=lambda problem: TorchCall(_TwoLoops.apply, problem),
         device="cpu",
+        sequential=True,
     ),
     Contender(
         name="torch two-level",

@@ -36,7 +36,7 @@ def test_peers_compute_the_op(op, contender, case, dims):
     T = 70 if op == "delta_rule" else 21  # chunks have 64 rows; jax unrolls its scan by length
     workload = Workload(op=op, case=case, B=2, T=T, dims=dims)
     problem = make_problem(workload, load_spec(op), torch.device("cpu"))
-    if contender.problem_with(problem, "cpu") is not None:
+    if contender.problem_with(problem) is not None:
         assert case == "signed", "only the signed decay is beyond a peer"
         return
     want = solve(problem)
