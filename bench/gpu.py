@@ -41,7 +41,7 @@ class Gpu:
         self._matrix = matrix
 
     def set_threads(self, threads: int) -> None:
-        torch.set_num_threads(threads)
+        """The CPU only draws inputs and compares results: it keeps its threads."""
 
     def synchronize(self) -> None:
         self._cuda.synchronize()

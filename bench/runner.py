@@ -48,6 +48,7 @@ def run_suite(
                 for contender in contenders[workload.op]
                 if contender.device in (None, device.kind)
                 if n == threads[0] or not contender.one_thread
+                if suite.compiled or not contender.compiled
             ]
             shared = origin | _shared(problem, device, n)
             entries = enter(problem, want, field, device, say)

@@ -2,7 +2,7 @@
 """The suites: which workloads run on which kind of device, and for how long."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .names import check_name
 from .workloads import Workload
@@ -18,11 +18,13 @@ class Suite:
         device: "cpu" or "cuda".
         threads: each workload is timed once with each of these thread counts.
         seconds: time given to each contender in each mode, apart from checks and first calls.
+        compiled: whether compiled peers take part, whose first calls take minutes in all.
     """
 
     device: str
     threads: tuple[int, ...] = (1,)
     seconds: float
+    compiled: bool = True
     workloads: tuple[Workload, ...]
 
 
@@ -67,9 +69,10 @@ SUITES = {
     "gpu-quick": Suite(
         device="cuda",
         seconds=0.2,
+        compiled=False,
         workloads=(
-            _scan(8, 8192, 1536, "float32"),
-            _scan(8, 8192, 1536, "bfloat16"),
+            _scan(4, 4096, 1536, "float32"),
+            _scan(4, 4096, 1536, "bfloat16"),
             _delta_gpu(1, 2048, 16, 16),
             _delta_gpu(4, 2048, 32, 32),
             _delta_gpu(4, 2048, 16, 16, "plain"),
@@ -118,9 +121,4 @@ def find_suite(name: str, ops: Sequence[str]) -> Suite:
     for op in ops:
         check_name("op", op, OPS)
     suite = SUITES[name]
-    return Suite(
-        device=suite.device,
-        threads=suite.threads,
-        seconds=suite.seconds,
-        workloads=tuple(w for w in suite.workloads if w.op in ops),
-    )
+    return replace(suite, workloads=tuple(w for w in suite.workloads if w.op in ops))

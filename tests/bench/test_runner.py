@@ -154,6 +154,12 @@ def test_thread_counts(suite, device, monkeypatch):
     assert said == ["not timed with 64 threads: there is room for 2"]
 
 
+def test_a_suite_can_do_without_compiled_peers(suite, device):
+    compiled, loop = contender("compiled", scan, compiled=True), contender("loop", scan)
+    _, rows, _ = run(dataclasses.replace(suite, compiled=False), device, compiled, loop)
+    assert {row.contender for row in rows} == {"loop"}
+
+
 def test_launch_rows_are_recorded(suite, device):
     table = load_spec("linear_scan").launch
 
