@@ -51,9 +51,17 @@ class TrainSettings(TrainingArguments):
     )
     weight_decay: float = field(default=0.1, metadata={"help": "Not applied to biases and norms."})
     adam_beta2: float = field(default=0.95, metadata={"help": "AdamW's second beta."})
-    report_to: str = field(default="tensorboard", metadata={"help": "Trackers, or 'none'."})
-    include_num_input_tokens_seen: str = field(
+    # the parser takes the second of these kinds
+    report_to: None | str | list[str] = field(  # noqa: RUF036
+        default="tensorboard", metadata={"help": "Trackers, or 'none'."}
+    )
+    # as text only: the parser would take the words of a `str | bool` for yes or no
+    include_num_input_tokens_seen: str = field(  # pyright: ignore[reportIncompatibleVariableOverride]
         default="all", metadata={"help": "Count tokens: 'all', 'non_padding' or 'no'."}
+    )
+
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Only for models that leave out parameters at times."}
     )
 
     def __post_init__(self) -> None:
@@ -61,6 +69,8 @@ class TrainSettings(TrainingArguments):
             self._check_minutes()
             self.num_train_epochs = 1e6  # ended by the clock
         super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is no device to pin memory for
         if self.push_to_hub and self.hub_strategy in _UPLOADS_CHECKPOINTS:
             raise ValueError(
                 "hub_strategy must be 'end' or 'every_save', got "

@@ -95,19 +95,26 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _take_dotted(words: Sequence[str], values: dict[str, Any]) -> list[str]:
-    """Move `--name.key value` from `words` into the mapping `values[name]`; returns the rest."""
+    """Move `--name.key value`, and what else sets the same names, into `values`, in order.
+
+    Returns the other words.
+    """
+    mappings = {w[2:].split(".")[0] for w in words if w.startswith("--") and "." in w.split("=")[0]}
     rest, queue = [], list(words)
     while queue:
         word = queue.pop(0)
         option, equals, text = word.partition("=")
-        if not word.startswith("--") or "." not in option:
+        name, *keys = option[2:].split(".")
+        if not option.startswith("--") or name not in mappings:
             rest.append(word)
             continue
         if not equals:
             if not queue:
                 raise ValueError(f"{option} needs a value")
             text = queue.pop(0)
-        name, *keys = option[2:].split(".")
+        if not keys:
+            values[name] = as_mapping(name, text)
+            continue
         inner = values[name] = as_mapping(name, values.get(name))
         for key in keys[:-1]:
             inner[key] = as_mapping(f"{name}.{key}", inner.get(key))

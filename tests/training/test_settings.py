@@ -39,6 +39,8 @@ def test_entries_of_a_mapping_are_set_by_dots_and_the_whole_by_json(tmp_path):
     assert parse(tmp_path, text, "--options.a.x", "5").options == {"a": {"x": 5, "y": 2}}
     assert parse(tmp_path, text, "--options.b.c=true").options["b"] == {"c": True}
     assert parse(tmp_path, text, "--options", '{"z": 1}').options == {"z": 1}
+    both = ["--options.a.x", "5", '--options={"z": 1}', "--options.y", "2"]
+    assert parse(tmp_path, text, *both).options == {"z": 1, "y": 2}
 
 
 def test_null_keeps_the_default(tmp_path):

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run of seconds with dropout: trained in this process by the tests, or as a script."""
+"""A run of seconds with dropout, for the tests and for the scripts that they start."""
 
-import json
-import sys
 from pathlib import Path
 
 import torch
@@ -33,7 +31,7 @@ class Tokens(Dataset):
         return {"input_ids": self.rows[index], "labels": self.rows[index]}
 
 
-def model(hidden_size: int = 16) -> LlamaForCausalLM:
+def model(hidden_size: int = 16, dropout: float = 0.2) -> LlamaForCausalLM:
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -43,7 +41,7 @@ def model(hidden_size: int = 16) -> LlamaForCausalLM:
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=2,
-            attention_dropout=0.2,
+            attention_dropout=dropout,
         )
     )
 
@@ -67,11 +65,11 @@ def settings(output_dir: Path, *words: str) -> TrainSettings:
     return found
 
 
-def train(output_dir: Path, *words: str, **kwargs) -> SeqTrainer:
+def train(output_dir: Path, *words: str, dropout: float = 0.2, **kwargs) -> SeqTrainer:
     args = settings(output_dir, *words)
     record = describe([args], {"sha256": "tiny"})
     checkpoint = open_run(output_dir, record, args.resume_from_checkpoint)
-    trainer = SeqTrainer(model(), args, train_dataset=Tokens(), **kwargs)
+    trainer = SeqTrainer(model(dropout=dropout), args, train_dataset=Tokens(), **kwargs)
     if trainer.is_world_process_zero():
         write_record(output_dir, record)
     trainer.train(checkpoint)
@@ -80,10 +78,3 @@ def train(output_dir: Path, *words: str, **kwargs) -> SeqTrainer:
 
 def losses(trainer: SeqTrainer) -> dict[int, float]:
     return {row["step"]: row["loss"] for row in trainer.state.log_history if "loss" in row}
-
-
-if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    done = train(out, *sys.argv[2:])
-    if done.is_world_process_zero():
-        (out / "losses.json").write_text(json.dumps(losses(done)))

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `seqlib`: train a recipe, continue a prompt, score a text."""
+
+import argparse
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run one of `seqlib train`, `seqlib generate` and `seqlib evaluate`."""
+    parser = argparse.ArgumentParser(prog="seqlib", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    train = commands.add_parser("train", help="run the recipe that a configuration belongs to")
+    train.add_argument("config", type=Path, help="recipes/NAME/configs/PRESET.yaml")
+    train.set_defaults(run=_train)
+
+    generate = commands.add_parser("generate", help="continue a prompt")
+    generate.add_argument("folder", help="a model's folder, or its name on the Hub")
+    generate.add_argument("--prompt", default="", help="a new document by default")
+    generate.add_argument("--max_new_tokens", type=int, default=200)
+    generate.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest")
+    generate.add_argument("--seed", type=int, default=0)
+    generate.set_defaults(run=_generate)
+
+    evaluate = commands.add_parser("evaluate", help="held-out bits per byte")
+    evaluate.add_argument("folder", help="a model's folder, or its name on the Hub")
+    evaluate.add_argument("--corpus", help="a built-in corpus, scored on its validation split")
+    evaluate.add_argument("--files", nargs="+", help="paths, globs or folders of text to score")
+    evaluate.add_argument("--window", type=int, help="tokens per call; the training length")
+    evaluate.set_defaults(run=_evaluate)
+
+    args, rest = parser.parse_known_args(words)
+    if rest and args.command != "train":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        args.run(args, rest)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _train(args: argparse.Namespace, settings: list[str]) -> None:
+    recipe = args.config.resolve().parent.parent / "train.py"
+    if not args.config.is_file() or not recipe.is_file():
+        raise ValueError(
+            f"config must be a file in the configs folder of a recipe, got {args.config}"
+        )
+    sys.argv = [str(recipe), str(args.config), *settings]
+    runpy.run_path(str(recipe), run_name="__main__")
+
+
+def _generate(args: argparse.Namespace, _: list[str]) -> None:
+    from seqlib.training.report import continue_text
+
+    model, tokenizer = _load(args.folder)
+    text = continue_text(
+        model,
+        tokenizer,
+        args.prompt,
+        args.max_new_tokens,
+        temperature=args.temperature,
+        seed=args.seed,
+    )
+    Console().print(text, markup=False, highlight=False)
+
+
+def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
+    from seqlib.data import load_corpus
+    from seqlib.data.text_files import find_files, read_documents
+    from seqlib.evaluation import bits_per_byte
+
+    if (args.corpus is None) == (args.files is None):
+        raise ValueError("exactly one of --corpus and --files must be given")
+    if args.corpus is not None:
+        documents = list(load_corpus(args.corpus)["validation"])
+    else:
+        paths = find_files("--files", args.files)[0]
+        documents = [text for path in paths for text in read_documents(path, "text")]
+    model, tokenizer = _load(args.folder)
+    window = args.window or model.config.max_position_embeddings
+    score = bits_per_byte(model, tokenizer, documents, window=window)
+    Console().print(
+        f"{score.bits_per_byte:.4f} bits per byte on {score.num_bytes} bytes ({score.protocol})",
+        highlight=False,
+    )
+
+
+def _load(folder: str) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)

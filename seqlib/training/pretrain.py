@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training run from start, or from where it stopped, to a model in its output folder."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from seqlib.models import SeqLMForCausalLM
+
+from .arguments import TrainSettings
+from .checkpoints import clear_errors
+from .language_model import TextData
+from .record import describe, open_run, write_record
+from .trainer import SeqTrainer
+
+
+def pretrain(
+    model: SeqLMForCausalLM, text: TextData, args: TrainSettings, settings: Sequence[Any]
+) -> SeqTrainer:
+    """Train `model` on `text` and leave it in `args.output_dir`, ready for `from_pretrained`.
+
+    The record of the run is written before the first step. An unfinished run of the same
+    settings in that folder goes on; a finished one is only loaded.
+
+    Args:
+        settings: the other dataclasses that the run was made from, for its record.
+
+    Raises:
+        CheckpointError: the folder holds another run, a checkpoint doesn't fit, or one can't be
+            written.
+    """
+    record = describe([*settings, args], text.identity())
+    checkpoint = open_run(str(args.output_dir), record, args.resume_from_checkpoint)
+    trainer = SeqTrainer(model, args, train_dataset=text.train, processing_class=text.tokenizer)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        write_record(str(args.output_dir), record)
+    trainer.train(checkpoint)
+    with clear_errors(str(args.output_dir)):
+        trainer.save_model()
+    return trainer
