@@ -78,7 +78,10 @@ class LaunchTable:
 
     def rows_for(self, device: torch.device) -> tuple[Launch, ...]:
         """The rows that `device` may be given."""
-        arch = device_arch(device)
+        return self.rows_of(device_arch(device))
+
+    def rows_of(self, arch: str) -> tuple[Launch, ...]:
+        """The rows that devices of `arch` may be given."""
         rows = tuple(r for r in self.rows if r.arch == arch)
         return rows or tuple(r for r in self.rows if r.arch == self._default)
 

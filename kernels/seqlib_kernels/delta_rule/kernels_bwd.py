@@ -67,9 +67,7 @@ def backward_sweep(
         tl.store(p_ds, ds.to(dstates.dtype.element_ty), mask=m_kv)
         du = tl.dot(b_k, ds.to(DOT), input_precision=PRECISION) * (tail * rk)[:, None]
         du += tl.dot(tl.trans(b_p), b_do.to(DOT), input_precision=PRECISION)
-        b_y = du - tl.dot(
-            tl.trans(b_m), (b_beta[:, None] * du).to(DOT), input_precision=PRECISION
-        )
+        b_y = du - tl.dot(tl.trans(b_m), (b_beta[:, None] * du).to(DOT), input_precision=PRECISION)
         p_y = y + (row * HV + i_h) * V + o_cv
         tl.store(p_y, b_y.to(y.dtype.element_ty), mask=m_r[:, None] & m_v[None, :])
         read = ((scale * head * rq)[:, None] * b_do.to(ACC)).to(DOT)
