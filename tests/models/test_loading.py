@@ -89,7 +89,7 @@ def test_loading_in_bfloat16_keeps_decays_wide_and_outputs_close(make_model, kin
         assert p.dtype == (torch.float32 if wide else torch.bfloat16), name
     want, got = model(ids).logits, half(ids).logits.float()
     assert got.isfinite().all()
-    assert (got - want).norm() / want.norm() < 0.1  # measured: at most 0.03
+    assert (got - want).norm() / want.norm() < 0.1  # measured: at most 0.032
     whole = model.to(torch.bfloat16)  # decays too
     assert (whole(ids).logits.float() - want).norm() / want.norm() < 0.1
     tokens = whole.generate(ids, max_new_tokens=3, do_sample=False)

@@ -43,7 +43,7 @@ def test_num_items_in_batch_makes_accumulation_exact(model, ids):
         total += part
         summed = {name: summed[name] + g for name, g in grads.items()}
     torch.testing.assert_close(total, loss)
-    assert_equal_gradients(summed, want, 1e-5)  # measured 1e-6
+    assert_equal_gradients(summed, want, 1e-5)  # measured 1.7e-6
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -70,7 +70,7 @@ def test_a_few_steps_learn_a_sequence_by_heart(make_model, kind, ids):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss < 0.3  # from about 4; measured: at most 0.03
+    assert loss < 0.3  # from about 4; measured: at most 0.007
 
 
 def test_packed_sequences_equal_separate_ones(model, ids):
@@ -151,6 +151,7 @@ def every_mixer(make_model):
 
 
 @TRACING
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # inductor's own import
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compiled_training_without_a_graph_break(every_mixer, ids, backend):
