@@ -10,7 +10,6 @@ import os
 
 import pytest
 import torch
-
 from aot_families import FAMILIES
 from aot_offline import SHARED, compiling_for
 
@@ -36,7 +35,7 @@ def combinations():
                             yield pytest.param(family, arch, row, dtype, options, id=label)
 
 
-@pytest.mark.parametrize(("family", "arch", "row", "dtype", "options"), combinations())
+@pytest.mark.parametrize(("family", "arch", "row", "dtype", "options"), list(combinations()))
 def test_launch_row(family, arch, row, dtype: torch.dtype, options, record_property):
     with family.table.forced(row), compiling_for(arch) as kernels:
         family.run(dtype, row.width, **options)

@@ -16,6 +16,7 @@ MAX_K = 256  # a program holds K rows of the state in registers
 # sm_90 compiles without spills; wider tiles than these do not.
 LAUNCH = LaunchTable(
     (
+        Launch(arch=INTERPRETER, itemsize=4, width=8, tiles={"C": 64, "BV": 16}),
         Launch(arch=INTERPRETER, itemsize=4, width=MAX_K, tiles={"C": 32, "BV": 16}),
         Launch(
             arch="sm_90",
@@ -27,7 +28,7 @@ LAUNCH = LaunchTable(
         Launch(arch="sm_90", itemsize=2, width=128, tiles={"C": 32, "BV": 32}, num_warps=8),
         Launch(arch="sm_90", itemsize=2, width=256, tiles={"C": 32, "BV": 16}, num_warps=8),
         Launch(arch="sm_90", itemsize=4, width=64, tiles={"C": 16, "BV": 16}, num_warps=8),
-        Launch(arch="sm_90", itemsize=4, width=128, tiles={"C": 16, "BV": 16}, num_warps=8),
+        Launch(arch="sm_90", itemsize=4, width=128, tiles={"C": 16, "BV": 16}, num_warps=16),
         Launch(arch="sm_90", itemsize=4, width=256, tiles={"C": 16, "BV": 16}, num_warps=16),
         Launch(arch="gfx942", itemsize=2, width=64, tiles={"C": 32, "BV": 32}),
         Launch(arch="gfx942", itemsize=2, width=128, tiles={"C": 32, "BV": 32}),
