@@ -16,12 +16,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     ops = list(dict.fromkeys(row.op for row in rows))
-    figure = Figure(figsize=(15, 6 * max(1, len(ops))), layout="constrained")
+    panels = [(op, mode) for op in ops for mode in MODES]
+    figure = Figure(figsize=(16, 4.5 * len(panels)), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(max(1, len(ops)), len(MODES), squeeze=False)
-    for line, op in zip(axes, ops, strict=False):
-        for panel, mode in zip(line, MODES, strict=True):
-            _panel(panel, [r for r in rows if r.op == op and r.mode == mode], f"{op}, {mode}")
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for panel, (op, mode) in zip(axes, panels, strict=True):
+        _panel(panel, [r for r in rows if r.op == op and r.mode == mode], f"{op}, {mode}")
     figure.savefig(path, dpi=100)
 
 
@@ -49,7 +49,7 @@ def _panel(panel, rows: Sequence[Row], name: str) -> None:
     panel.set_ylabel("time / time of the best peer")
     panel.set_xticks([x + 0.4 for x in range(len(groups))], list(groups), fontsize=7)
     if contenders:
-        panel.legend(fontsize=7)
+        panel.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def _label(row: Row) -> str:

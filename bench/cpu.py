@@ -15,6 +15,9 @@ from seqlib.training.cpu import tune
 from .device import Ceilings, MiB, ignore_mark, real
 from .timing import Run, Sample
 
+COPY_BYTES = 256 * MiB  # more than most caches hold
+MATRIX = 1024
+
 
 class Cpu:
     """CPU time of the process with one thread, immune to other load; wall time with more."""
@@ -55,17 +58,17 @@ class Cpu:
         return max(0, _status_bytes("VmHWM") - before)
 
     def ceilings(self, dtype: torch.dtype) -> Ceilings:
-        """A copy of 256 MiB; a product of 1024 x 1024 matrices in float32 or float64.
+        """A copy of COPY_BYTES; a product of MATRIX x MATRIX matrices in float32 or float64.
 
         16-bit operands are measured against float32 too: without hardware support their own
         products are a hundred times slower, and no yardstick.
         """
-        source = torch.ones(64 * MiB)
+        source = torch.ones(COPY_BYTES // 4)
         target = torch.empty_like(source)
         copy = min(self.sample(lambda _: target.copy_(source)).total for _ in range(5))
-        x = torch.randn(1024, 1024, dtype=torch.promote_types(real(dtype), torch.float32))
+        x = torch.randn(MATRIX, MATRIX, dtype=torch.promote_types(real(dtype), torch.float32))
         product = min(self.sample(lambda _: x @ x).total for _ in range(5))
-        return Ceilings(2 * 256 * MiB / copy, 2 * 1024**3 / product)
+        return Ceilings(2 * COPY_BYTES / copy, 2 * MATRIX**3 / product)
 
     def facts(self) -> dict[str, Any]:
         return {

@@ -88,6 +88,14 @@ class StandInCuda:
         return "Stand-in 9000"
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    """A run sets PyTorch's thread count; other tests shall not notice."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def device() -> CountingDevice:
     return CountingDevice()

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 
-from bench import peers, records, suites
+from bench import cpu, peers, records, suites
 from bench.cli import main
 from bench.contender import ours
 from bench.workloads import Workload
@@ -28,7 +28,10 @@ def refused(capsys, *argv: str) -> str:
 
 @pytest.fixture
 def small(monkeypatch):
-    """The quick suite with tiny shapes and without peers."""
+    """The quick suite with tiny shapes and without peers, in a process left as it is."""
+    monkeypatch.setenv("SEQLIB_NO_CPU_TUNING", "1")
+    monkeypatch.setattr(cpu, "COPY_BYTES", 4096)
+    monkeypatch.setattr(cpu, "MATRIX", 8)
     tiny = dataclasses.replace(suites.SUITES["cpu-quick"], workloads=SMALL, seconds=0.0)
     monkeypatch.setitem(suites.SUITES, "cpu-quick", tiny)
     alone = {op: (ours("cpu", "cpu"),) for op in suites.OPS}
