@@ -67,8 +67,6 @@ class OpSpec:
         tiles: lengths at which kernels change path; tests try each with one less and one more.
             Where launch rows name a tile of time, BT, those lengths take its place.
         launch: the table of Triton launch rows; tests run every row.
-        at_width: `at_width(width) -> dims` of a call that gets the launch rows for that width; the
-            rows are compiled ahead of time at those sizes.
         exact_cut: by backend, the c for which a sequence cut after any multiple of c tokens, the
             state handed over, gives the result of the whole bit for bit. Missing: close only.
         tolerance: the measured error bounds in eps where the family's differ from `TOL`.
@@ -87,7 +85,6 @@ class OpSpec:
     complex_state: Callable[[str], bool] = lambda _: False
     tiles: tuple[int, ...]
     launch: LaunchTable | None = None
-    at_width: Callable[[int], Mapping[str, int]] | None = None
     exact_cut: Mapping[str, int] = field(default_factory=dict)
     tolerance: Mapping[torch.dtype, float] = field(default_factory=lambda: TOL)
     flops: Callable[..., float]

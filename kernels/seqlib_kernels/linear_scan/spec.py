@@ -79,7 +79,6 @@ SPEC = OpSpec(
     complex_state=lambda case: case.startswith("complex"),
     tiles=(8,),
     launch=LAUNCH,
-    at_width=lambda width: {"D": min(width, 1024)},
     exact_cut={"cpu": 1, "triton": 32},
     # The common bounds hold. Measured on the CPU at T = 4096, D = 64, in eps: 1.6 (float64),
     # 1.1 (float32), 0.8 (bfloat16), 0.7 (float16); with |a| = 0.999 or 1, where rounding errors
