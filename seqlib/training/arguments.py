@@ -27,7 +27,7 @@ class TrainSettings(TrainingArguments):
         default=None,
         metadata={
             "help": "Train for so many minutes instead of max_steps or num_train_epochs. The "
-            "learning-rate schedule follows the time, which is stored in checkpoints."
+            "learning-rate schedule follows the time, which is stored in checkpoints. 0: by steps."
         },
     )
     expect_processes: int | None = field(
@@ -65,8 +65,9 @@ class TrainSettings(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        self.train_minutes = self.train_minutes or None
         if self.train_minutes is not None:
-            self._check_minutes()
+            self._check_minutes(self.train_minutes)
             self.num_train_epochs = 1e6  # ended by the clock
         super().__post_init__()
         if self.device.type == "cpu":
@@ -86,12 +87,12 @@ class TrainSettings(TrainingArguments):
                 "bf16 must be false on this CPU: its bfloat16 products are slower than float32"
             )
 
-    def _check_minutes(self) -> None:
-        if not self.train_minutes or self.train_minutes <= 0:
-            raise ValueError(f"train_minutes must be positive, got {self.train_minutes}")
+    def _check_minutes(self, minutes: float) -> None:
+        if minutes < 0:
+            raise ValueError(f"train_minutes must not be negative, got {minutes}")
         if self.max_steps > 0:
             raise ValueError(
-                f"train_minutes and max_steps exclude each other, got {self.train_minutes} and "
+                f"train_minutes and max_steps exclude each other, got {minutes} and "
                 f"{self.max_steps}"
             )
         if self.warmup_steps >= 1:

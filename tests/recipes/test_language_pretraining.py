@@ -137,7 +137,7 @@ def test_presets_are_models_whose_rivals_have_their_size(preset, tmp_path, monke
     fields = {k: v for k, v in vars(model).items() if v is not None}
     config = SeqLMConfig(**fields, vocab_size=data.vocab_size)
     size = count_parameters(config)
-    wanted = {"cpu_tiny": 2.5e6, "gpu_340m": 374e6, "gpu_1b": 1.37e9}[preset]
+    wanted = {"cpu_tiny": 3.3e6, "gpu_340m": 374e6, "gpu_1b": 1.37e9}[preset]
     assert size == pytest.approx(wanted, rel=0.1)
     assert count_parameters(transformer_like(config)) == pytest.approx(size, rel=0.01)
 

@@ -86,7 +86,7 @@ def test_an_unreadable_file_is_named(tmp_path, content):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--train_minutes", "0"], "train_minutes must be positive, got 0"),
+        (["--train_minutes=-1"], "train_minutes must not be negative, got -1"),
         (["--train_minutes", "1", "--max_steps", "5"], "exclude each other, got 1.0 and 5"),
         (["--train_minutes", "1", "--warmup_steps", "5"], "warmup_steps must be a part"),
         (["--expect_processes", "2"], "expect_processes is 2, but 1 started"),
@@ -105,3 +105,10 @@ def test_bf16_is_refused_where_it_is_slow(tmp_path, monkeypatch):
         parse_settings([TrainSettings], words)
     monkeypatch.setattr("seqlib.training.arguments.bf16_matmul_is_slow", lambda: False)
     assert parse_settings([TrainSettings], words)[0].bf16
+
+
+def test_no_minutes_means_steps(tmp_path):
+    words = [f"--output_dir={tmp_path}", "--use_cpu=true", "--train_minutes=0", "--max_steps=5"]
+    (args,) = parse_settings([TrainSettings], words)
+    assert args.train_minutes is None
+    assert args.max_steps == 5
