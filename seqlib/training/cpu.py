@@ -30,6 +30,12 @@ def tune() -> bool:
     return _keep_freed_memory()
 
 
+def say_threads(processes: int) -> None:
+    """Log how much of this machine `processes` processes like this one use."""
+    threads = torch.get_num_threads()
+    logger.info("%d processes of %d threads on %d cores", processes, threads, os.cpu_count())
+
+
 @functools.cache
 def _keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none

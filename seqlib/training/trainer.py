@@ -44,6 +44,7 @@ class SeqTrainer(Trainer):
     def __init__(self, model: nn.Module, args: TrainSettings, **kwargs: Any):
         if args.device.type == "cpu":
             cpu.tune()
+            cpu.say_threads(args.world_size)
         super().__init__(model, args, **kwargs)
         self._staged_dir: Path | None = None
         self.clock = Clock(60 * args.train_minutes) if args.train_minutes else None

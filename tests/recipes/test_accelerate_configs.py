@@ -9,6 +9,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "accelerate"
 
 WANTED = {
+    "single_cpu": {"num_processes": 1, "mixed_precision": "no", "use_cpu": True},
     "single_gpu": {"num_processes": 1, "mixed_precision": "bf16", "multi_gpu": False},
     "multi_gpu": {"num_processes": 8, "mixed_precision": "bf16", "multi_gpu": True},
     "fsdp2": {

@@ -64,3 +64,9 @@ def test_tuning_is_said_once(monkeypatch, caplog):
 
 def test_the_speed_of_bf16_is_measured():
     assert cpu.bf16_matmul_is_slow() in (True, False)
+
+
+def test_the_number_of_threads_is_said(caplog):
+    with caplog.at_level(logging.INFO, logger="seqlib"):
+        cpu.say_threads(2)
+    assert "2 processes of " in caplog.text
