@@ -3,7 +3,6 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-OUT    ?= outputs/cpu_tiny
 BIN     = $(VENV)/bin
 PYTEST  = $(BIN)/python -m pytest
 
@@ -16,7 +15,7 @@ ONE_THREAD = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 pretrain: setup          ## pretrain a small language model on real text, save, reload, generate
 	$(BIN)/accelerate launch --config_file recipes/accelerate/single_cpu.yaml \
 		recipes/language_pretraining/train.py recipes/language_pretraining/configs/cpu_tiny.yaml \
-		--output_dir $(OUT) $(ARGS)
+		$(ARGS)
 
 test: lint unit interpret aot   ## everything that needs no GPU
 
