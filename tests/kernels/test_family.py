@@ -324,6 +324,8 @@ def test_nan_passes_through(spec, case, target):
         output = got["output"]
         assert output[0, seen].isnan().any(-1).any(), f"a NaN in {name} vanished"
         assert not output[1].isnan().any(), f"a NaN in {name} reached another sequence"
+        if target.backend in spec.spoils_chunks:
+            continue
         clean = slice(3, T) if reverse else slice(0, 2)
         assert not output[0, clean].isnan().any(), f"a NaN in {name} reached earlier steps"
 

@@ -69,6 +69,8 @@ class OpSpec:
         launch: the table of Triton launch rows; tests run every row.
         exact_cut: by backend, the c for which a sequence cut after any multiple of c tokens, the
             state handed over, gives the result of the whole bit for bit. Missing: close only.
+        spoils_chunks: the backends on which a NaN spoils the whole chunk it is in, earlier steps
+            included, because zeros of a triangular matrix multiply it.
         tolerance: the measured error bounds in eps where the family's differ from `TOL`.
         flops: `flops(B, T, dims, options)` of one forward pass; the backward pass is counted by
             `backward_flops`.
@@ -86,6 +88,7 @@ class OpSpec:
     tiles: tuple[int, ...]
     launch: LaunchTable | None = None
     exact_cut: Mapping[str, int] = field(default_factory=dict)
+    spoils_chunks: frozenset[str] = frozenset()
     tolerance: Mapping[torch.dtype, float] = field(default_factory=lambda: TOL)
     flops: Callable[..., float]
     backward_flops: Callable[..., float]
