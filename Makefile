@@ -10,10 +10,14 @@ PYTEST  = $(BIN)/python -m pytest
 # than none. Recipes keep all cores.
 ONE_THREAD = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
 
+# Threads that wait must sleep, not spin: on cores that do other work as well, spinning makes
+# training many times slower.
+PATIENT = OMP_WAIT_POLICY=PASSIVE
+
 .PHONY: pretrain test setup setup-dev lint unit interpret aot bench gpu-check clean
 
 pretrain: setup          ## pretrain a small language model on real text, save, reload, generate
-	$(BIN)/accelerate launch --config_file recipes/accelerate/single_cpu.yaml \
+	$(PATIENT) $(BIN)/accelerate launch --config_file recipes/accelerate/single_cpu.yaml \
 		recipes/language_pretraining/train.py recipes/language_pretraining/configs/cpu_tiny.yaml \
 		$(ARGS)
 
