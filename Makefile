@@ -8,7 +8,7 @@ PYTEST  = $(BIN)/python -m pytest
 
 # Two test processes with one thread each: many small parallel regions on busy cores are slower
 # than none. Recipes keep all cores.
-ONE_THREAD = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1
+ONE_THREAD = OMP_NUM_THREADS=1
 
 # Threads that wait must sleep, not spin: on cores that do other work as well, spinning makes
 # training many times slower.
