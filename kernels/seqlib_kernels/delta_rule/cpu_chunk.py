@@ -10,16 +10,31 @@ never reaches a row or column that counts, because sums stop at the true sizes.
 from collections import namedtuple
 
 import numpy as np
-from numba import njit
 
 from .._core.matmul import ROWS, product, product_transposed
+from .cpu_rows import (
+    add_row,
+    add_rows,
+    clear,
+    compile_kernel,
+    copy,
+    dot,
+    dot_columns,
+    dot_row,
+    load_rows,
+    load_state,
+    scale_all,
+    scale_row,
+    scale_rows,
+    store_rows,
+    store_state,
+    sum_rows,
+    transpose,
+)
 
 CHUNKS = 4  # between two saved states
 WIDTH = 16  # rows and columns are padded to multiples of this many, whole tiles in any dtype
 _CHUNK_ROWS = 16
-
-# NaN must pass through: of the fast-math licences only fused multiply-add and the order of sums.
-_compile = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
 
 # One chunk: keys and queries as they enter the products, gate[i, j] the decay from row j to row i
 # (zero above the diagonal), reach[i] that from the state before the chunk, and the solution `new`
@@ -39,10 +54,10 @@ def chunk_tokens(num_householder: int) -> int:
     return max(1, _CHUNK_ROWS // num_householder)
 
 
-_chunk_tokens = _compile(chunk_tokens)
+_chunk_tokens = compile_kernel(chunk_tokens)
 
 
-@_compile
+@compile_kernel
 def forward(q, k, v, beta, decay, hT, o, states, options, bounds, blocks, first, last):
     """Jobs [first, last): o, the saved states and hT, which comes in as the initial state."""
     scale, _, n, _, save = options
@@ -55,26 +70,26 @@ def forward(q, k, v, beta, decay, hT, o, states, options, bounds, blocks, first,
         i_n, i_h, v0, v1 = _job(job, v.shape[1], v.shape[2], blocks)
         start, stop = bounds[i_n], bounds[i_n + 1]
         slot = start // span + i_n
-        _load_state(S, hT[i_n, i_h], v0, v1)
+        load_state(S, hT[i_n, i_h], v0, v1)
         for t in range(start, stop, tokens):
             m = min(tokens, stop - t)
             r = m * n
             if save and (t - start) % span == 0:
-                _store_state(states[slot + (t - start) // span, i_h], S, v0, v1)
+                store_state(states[slot + (t - start) // span, i_h], S, v0, v1)
             _load_keys(c, k, beta, decay, options, t, m, i_h)
-            _load(residual, v, t * n, r, i_h, v0, v1)
+            load_rows(residual, v, t * n, r, i_h, v0, v1)
             _solve(c, S, residual, new, r, K)
             _load_queries(c, q, options, t, m, i_h, v.shape[1])
             _gate_queries(c.qk, c.gate, n, m)
             product(c.out, c.q_scaled, S, 0, m, 0, K, 0)
             _attend(c, new, m, r)
-            _scale(c.out, m, scale)
-            _store(o, c.out, t, m, i_h, v0, v1)
+            scale_all(c.out, m, scale)
+            store_rows(o, c.out, t, m, i_h, v0, v1)
             _advance(c, S, new, r, K)
-        _store_state(hT[i_n, i_h], S, v0, v1)
+        store_state(hT[i_n, i_h], S, v0, v1)
 
 
-@_compile
+@compile_kernel
 def backward(q, k, v, beta, decay, states, do, dh0, grads, options, bounds, blocks, first, last):
     """Jobs [first, last): every gradient; dh0 comes in as the gradient of the final state."""
     dq, dk, dv, dbeta, ddecay = grads
@@ -93,19 +108,19 @@ def backward(q, k, v, beta, decay, states, do, dh0, grads, options, bounds, bloc
         i_b = job % blocks
         start, stop = bounds[i_n], bounds[i_n + 1]
         spans = (stop - start + span - 1) // span
-        _load_state(dS, dh0[i_n, i_h], v0, v1)
+        load_state(dS, dh0[i_n, i_h], v0, v1)
         for i_s in range(spans - 1, -1, -1):
             t0 = start + i_s * span
             chunks = (min(span, stop - t0) + tokens - 1) // tokens
-            _load_state(S[0], states[start // span + i_n + i_s, i_h], v0, v1)
+            load_state(S[0], states[start // span + i_n + i_s, i_h], v0, v1)
             for i in range(chunks):
                 t = t0 + i * tokens
                 m = min(tokens, stop - t)
                 _load_keys(c, k, beta, decay, options, t, m, i_h)
-                _load(residual[i], v, t * n, m * n, i_h, v0, v1)
+                load_rows(residual[i], v, t * n, m * n, i_h, v0, v1)
                 _solve(c, S[i], residual[i], new[i], m * n, K)
                 if i + 1 < chunks:
-                    _copy(S[i + 1], S[i])
+                    copy(S[i + 1], S[i])
                     _advance(c, S[i + 1], new[i], m * n, K)
             for i in range(chunks - 1, -1, -1):
                 t = t0 + i * tokens
@@ -114,39 +129,39 @@ def backward(q, k, v, beta, decay, states, do, dh0, grads, options, bounds, bloc
                 if i + 1 < chunks:
                     _load_keys(c, k, beta, decay, options, t, m, i_h)
                 _load_queries(c, q, options, t, m, i_h, HV)
-                _load(a.do, do, t, m, i_h, v0, v1)
-                _scale(a.do, m, scale)
+                load_rows(a.do, do, t, m, i_h, v0, v1)
+                scale_all(a.do, m, scale)
                 _reverse(
                     c, a, S[i], dS, residual[i], new[i], options, m, K, v1 - v0,
                     dbeta[i_b, j : j + r, i_h], ddecay[i_b, t : t + m, i_h],
                 )  # fmt: skip
-                _store(dv, a.dr, j, r, i_h, v0, v1)
+                store_rows(dv, a.dr, j, r, i_h, v0, v1)
                 if normalize:
                     _normalise_adjoint(a.dq, c.q, c.q_rstd, m, K)
                     _normalise_adjoint(a.dk, c.k, c.k_rstd, r, K)
-                _store(dq[i_b], a.dq, t, m, i_h, 0, K)
-                _store(dk[i_b], a.dk, j, r, i_h, 0, K)
-        _store_state(dh0[i_n, i_h], dS, v0, v1)
+                store_rows(dq[i_b], a.dq, t, m, i_h, 0, K)
+                store_rows(dk[i_b], a.dk, j, r, i_h, 0, K)
+        store_state(dh0[i_n, i_h], dS, v0, v1)
 
 
-@_compile
+@compile_kernel
 def _solve(c, S, residual, new, r, K):
     """residual -= reach K S;  new_i = beta_i residual_i - sum over j < i of L_ij new_j"""
-    _scale_rows(c.k_scaled, c.reach, True, c.k, r)
+    scale_rows(c.k_scaled, c.reach, True, c.k, r)
     product(residual, c.k_scaled, S, 0, r, 0, K, 1)
-    _scale_rows(new, c.beta, False, residual, r)
+    scale_rows(new, c.beta, False, residual, r)
     for b in range(0, r, ROWS):
         product(new, c.minus_L, new, b, b + 1, 0, b, 1)
         for i in range(b + 1, min(b + ROWS, r)):
             for j in range(b, i):
-                _add_row(new, i, c.minus_L[i, j], j)
+                add_row(new, i, c.minus_L[i, j], j)
 
 
-@_compile
+@compile_kernel
 def _attend(c, new, m, r):
     """out += P new, where what later rows hold never touches an earlier one, even if it is NaN"""
     n = r // m
-    if np.isfinite(_sum(new, r)):
+    if np.isfinite(sum_rows(new, r)):
         product(c.out, c.qk, new, 0, m, 0, r, 1)
     else:
         for t in range(m):
@@ -155,25 +170,25 @@ def _attend(c, new, m, r):
                     c.out[t, d] += c.qk[t, j] * new[j, d]
 
 
-@_compile
+@compile_kernel
 def _advance(c, S, new, r, K):
     """S = reach_last S + sum over j of gate_last,j k_j new_j'"""
-    _scale_rows(c.k_scaled, c.gate[r - 1], False, c.k, r)
+    scale_rows(c.k_scaled, c.gate[r - 1], False, c.k, r)
     product_transposed(S, c.k_scaled, new, 0, K, 0, r, c.reach[r - 1])
 
 
-@_compile
+@compile_kernel
 def _reverse(c, a, S, dS, residual, new, options, m, K, V, dbeta, ddecay):
     """From do and dS after a chunk to dq, dk, dr = dv, dbeta, ddecay and dS before it."""
     n, gated = options[2], options[3]
     r, W = m * n, a.W
     last = r - 1
-    _transpose(a.doT, a.do, m, V)
-    _transpose(a.newT, new, r, V)
+    transpose(a.doT, a.do, m, V)
+    transpose(a.newT, new, r, V)
     product(a.do_new, a.do, a.newT, 0, m, 0, V, 0)
     if gated:
-        _clear(W)
-        W[r, 0] = _dot(S, dS, K)
+        clear(W)
+        W[r, 0] = dot(S, dS, K)
         for t in range(m):
             for j in range(n * t + n):
                 W[n * t + n - 1, 1 + j] = a.do_new[t, j] * c.qk[t, j]
@@ -181,23 +196,23 @@ def _reverse(c, a, S, dS, residual, new, options, m, K, V, dbeta, ddecay):
     _gate_queries(a.do_new, c.gate, n, m)
 
     # y = (I + L)'^-1 (the gradient of new), the last rows first
-    _scale_rows(c.k_scaled, c.gate[last], False, c.k, r)
+    scale_rows(c.k_scaled, c.gate[last], False, c.k, r)
     product(a.y, c.k_scaled, dS, 0, r, 0, K, 0)
     product_transposed(a.y, c.qk, a.do, 0, r, 0, m, 1)
-    _transpose(a.minus_LT, c.minus_L, r, r)
+    transpose(a.minus_LT, c.minus_L, r, r)
     for b in range(last // ROWS * ROWS, -1, -ROWS):
         end = min(b + ROWS, r)
         product(a.y, a.minus_LT, a.y, b, end, end, r, 1)
         for i in range(end - 2, b - 1, -1):
             for j in range(i + 1, end):
-                _add_row(a.y, i, c.minus_L[j, i], j)
-    _scale_rows(a.dr, c.beta, False, a.y, r)
-    _transpose(a.drT, a.dr, r, V)
+                add_row(a.y, i, c.minus_L[j, i], j)
+    scale_rows(a.dr, c.beta, False, a.y, r)
+    transpose(a.drT, a.dr, r, V)
 
     # what rows of one chunk do to each other
     product(a.y_new, a.y, a.newT, 0, r, 0, V, 0)
     for i in range(r):
-        total = _dot_row(a.y, residual, i, V)
+        total = dot_row(a.y, residual, i, V)
         a.pair[i, i] = 0
         for j in range(i):
             direct = a.y_new[i, j] * c.kk[i, j]
@@ -216,32 +231,32 @@ def _reverse(c, a, S, dS, residual, new, options, m, K, V, dbeta, ddecay):
     product(a.S_dr, S, a.drT, 0, K, 0, V, 0)
     product(a.dS_new, dS, a.newT, 0, K, 0, V, 0)
     if gated:
-        _dot_columns(a.dots, c.kT, a.S_dr)
+        dot_columns(a.dots, c.kT, a.S_dr)
         for j in range(r):
             W[j, 0] = -a.dots[j]
-        _dot_columns(a.dots, c.kT, a.dS_new)
+        dot_columns(a.dots, c.kT, a.dS_new)
         for j in range(r):
             W[r, 1 + j] = a.dots[j]
     for i in range(K):
         for j in range(r):
             a.dS_new[i, j] = c.gate[last, j] * a.dS_new[i, j] - c.reach[j] * a.S_dr[i, j]
-    _transpose(a.columns, a.dS_new, K, r)
-    _add_rows(a.dk, a.columns, r)
-    _transpose(a.columns, a.S_do, K, m)
+    transpose(a.columns, a.dS_new, K, r)
+    add_rows(a.dk, a.columns, r)
+    transpose(a.columns, a.S_do, K, m)
     for t in range(m):
         i = n * t + n - 1
         if gated:
-            W[i, 0] += _dot_row(c.q, a.columns, t, K)
-        _scale_row(a.columns, t, c.reach[i])
-    _add_rows(a.dq, a.columns, m)
+            W[i, 0] += dot_row(c.q, a.columns, t, K)
+        scale_row(a.columns, t, c.reach[i])
+    add_rows(a.dq, a.columns, m)
     if gated:
         _decay_adjoint(W, c.gate, c.reach, n, r, ddecay)
     product_transposed(dS, c.q_scaled, a.do, 0, K, 0, m, c.reach[last])
-    _scale_rows(c.k_scaled, c.reach, True, c.k, r)
+    scale_rows(c.k_scaled, c.reach, True, c.k, r)
     product_transposed(dS, c.k_scaled, a.dr, 0, K, 0, r, 1)
 
 
-@_compile
+@compile_kernel
 def _decay_adjoint(W, gate, reach, n, r, ddecay):
     """The gradient of each decay from the pairs around it, with no logarithm and no division.
 
@@ -261,15 +276,15 @@ def _decay_adjoint(W, gate, reach, n, r, ddecay):
         ddecay[t // n] = total
 
 
-@_compile
+@compile_kernel
 def _load_keys(c, k, beta, decay, options, t, m, i_h):
     """Keys, beta, gates and L of the chunk of m tokens that starts at token t."""
     _, normalize, n, gated, _ = options
     K, r, first = k.shape[2], m * n, t * n
-    _load(c.k, k, first, r, i_h // (beta.shape[1] // k.shape[1]), 0, K)
+    load_rows(c.k, k, first, r, i_h // (beta.shape[1] // k.shape[1]), 0, K)
     if normalize:
         _normalise(c.k, c.k_rstd, r, K)
-    _transpose(c.kT, c.k, r, K)
+    transpose(c.kT, c.k, r, K)
     product(c.kk, c.k, c.kT, 0, r, 0, K, 0)
     gate, minus_L = c.gate, c.minus_L
     for i in range(r):
@@ -283,19 +298,19 @@ def _load_keys(c, k, beta, decay, options, t, m, i_h):
             minus_L[i, j] = -beta_i * c.kk[i, j] * gate[i, j]
 
 
-@_compile
+@compile_kernel
 def _load_queries(c, q, options, t, m, i_h, HV):
     """Queries and their products with the keys, not yet gated."""
     _, normalize, n, _, _ = options
     K = q.shape[2]
-    _load(c.q, q, t, m, i_h // (HV // q.shape[1]), 0, K)
+    load_rows(c.q, q, t, m, i_h // (HV // q.shape[1]), 0, K)
     if normalize:
         _normalise(c.q, c.q_rstd, m, K)
-    _scale_rows(c.q_scaled, c.reach[n - 1 :: n], False, c.q, m)
+    scale_rows(c.q_scaled, c.reach[n - 1 :: n], False, c.q, m)
     product(c.qk, c.q, c.kT, 0, m, 0, K, 0)
 
 
-@_compile
+@compile_kernel
 def _gate_queries(x, gate, n, m):
     for t in range(m):
         i = n * t + n - 1
@@ -304,22 +319,22 @@ def _gate_queries(x, gate, n, m):
             x[t, j] = x[t, j] * gate[i, j] if j <= i else 0
 
 
-@_compile
+@compile_kernel
 def _normalise(x, rstd, rows, K):
     for i in range(rows):
-        rstd[i] = 1 / np.sqrt(_dot_row(x, x, i, K) + x.dtype.type(1e-6))
-    _scale_rows(x, rstd, False, x, rows)
+        rstd[i] = 1 / np.sqrt(dot_row(x, x, i, K) + x.dtype.type(1e-6))
+    scale_rows(x, rstd, False, x, rows)
 
 
-@_compile
+@compile_kernel
 def _normalise_adjoint(dx, x, rstd, rows, K):
     for i in range(rows):
-        along = _dot_row(x, dx, i, K)
+        along = dot_row(x, dx, i, K)
         for d in range(K):
             dx[i, d] = rstd[i] * (dx[i, d] - along * x[i, d])
 
 
-@_compile
+@compile_kernel
 def _job(job, HV, V, blocks):
     """The sequence, head and columns [v0, v1) of one job."""
     block, i_nh = job % blocks, job // blocks
@@ -327,17 +342,17 @@ def _job(job, HV, V, blocks):
     return i_nh // HV, i_nh % HV, min(V, block * width), min(V, (block + 1) * width)
 
 
-@_compile
+@compile_kernel
 def _block_width(V, blocks):
     return _padded((V + blocks - 1) // blocks)
 
 
-@_compile
+@compile_kernel
 def _padded(size):
     return (size + WIDTH - 1) // WIDTH * WIDTH
 
 
-@_compile
+@compile_kernel
 def _make_chunk(like, K, V, n):
     R, K, dtype = _padded(max(n, _CHUNK_ROWS)), _padded(K), like.dtype
     return _Chunk(
@@ -358,7 +373,7 @@ def _make_chunk(like, K, V, n):
     )
 
 
-@_compile
+@compile_kernel
 def _make_adjoint(c):
     (R, K), V, dtype = c.k.shape, c.out.shape[1], c.k.dtype
     return _Adjoint(
@@ -381,128 +396,3 @@ def _make_adjoint(c):
         dots=np.zeros(R, dtype),
         W=np.zeros((R + 1, R + 1), dtype),
     )
-
-
-@_compile
-def _load(x, source, first, rows, i_h, d0, d1):
-    for i in range(rows):
-        source_i = source[first + i, i_h, d0:d1]
-        for d in range(d1 - d0):
-            x[i, d] = source_i[d]
-
-
-@_compile
-def _store(target, x, first, rows, i_h, d0, d1):
-    for i in range(rows):
-        target_i = target[first + i, i_h, d0:d1]
-        for d in range(d1 - d0):
-            target_i[d] = x[i, d]
-
-
-@_compile
-def _load_state(S, source, v0, v1):
-    for i in range(source.shape[0]):
-        source_i = source[i, v0:v1]
-        for d in range(v1 - v0):
-            S[i, d] = source_i[d]
-
-
-@_compile
-def _store_state(target, S, v0, v1):
-    for i in range(target.shape[0]):
-        target_i = target[i, v0:v1]
-        for d in range(v1 - v0):
-            target_i[d] = S[i, d]
-
-
-@_compile
-def _clear(x):
-    for i in range(x.shape[0]):
-        for d in range(x.shape[1]):
-            x[i, d] = 0
-
-
-@_compile
-def _scale(x, rows, factor):
-    factor = x.dtype.type(factor)
-    if factor != 1:
-        for i in range(rows):
-            for d in range(x.shape[1]):
-                x[i, d] *= factor
-
-
-@_compile
-def _scale_rows(y, factors, negative, x, rows):
-    """y_i = factor_i x_i, or its negative"""
-    for i in range(rows):
-        factor = -factors[i] if negative else factors[i]
-        for d in range(y.shape[1]):
-            y[i, d] = factor * x[i, d]
-
-
-@_compile
-def _add_row(x, i, factor, j):
-    """x_i += factor x_j"""
-    for d in range(x.shape[1]):
-        x[i, d] += factor * x[j, d]
-
-
-@_compile
-def _add_rows(y, x, rows):
-    for i in range(rows):
-        for d in range(y.shape[1]):
-            y[i, d] += x[i, d]
-
-
-@_compile
-def _scale_row(x, i, factor):
-    for d in range(x.shape[1]):
-        x[i, d] *= factor
-
-
-@_compile
-def _copy(y, x):
-    for i in range(y.shape[0]):
-        for d in range(y.shape[1]):
-            y[i, d] = x[i, d]
-
-
-@_compile
-def _dot_columns(dots, x, y):
-    """dots_j = the product of columns j of x and y"""
-    dots[:] = 0
-    for i in range(x.shape[0]):
-        for j in range(x.shape[1]):
-            dots[j] += x[i, j] * y[i, j]
-
-
-@_compile
-def _sum(x, rows):
-    total = x.dtype.type(0)
-    for i in range(rows):
-        for d in range(x.shape[1]):
-            total += x[i, d]
-    return total
-
-
-@_compile
-def _dot(x, y, rows):
-    total = x.dtype.type(0)
-    for i in range(rows):
-        total += _dot_row(x, y, i, x.shape[1])
-    return total
-
-
-@_compile
-def _dot_row(x, y, i, size):
-    total = x.dtype.type(0)
-    for d in range(size):
-        total += x[i, d] * y[i, d]
-    return total
-
-
-@_compile
-def _transpose(xT, x, rows, columns):
-    for i in range(rows):
-        for d in range(columns):
-            xT[d, i] = x[i, d]
