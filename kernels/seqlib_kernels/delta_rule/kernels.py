@@ -15,7 +15,7 @@ from .._core.backend import interpreting
 from .._core.dtypes import state_dtype
 from .kernels_bwd import backward_sweep, chunk_gradients
 from .kernels_fwd import chunk_matrices, forward_sweep
-from .launch import MAX_K, arithmetic, pick, saved_shapes
+from .launch import BLOCK_K, MAX_K, arithmetic, pick, saved_shapes
 
 _TL = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 
@@ -44,11 +44,11 @@ class _Plan:
         self.row = pick(q)
         math = arithmetic(q.dtype, self.row)
         self.kept, self.state = math.kept, state_dtype(q.dtype)
-        BK = max(16, triton.next_power_of_2(K))
+        BK = min(BLOCK_K, max(16, triton.next_power_of_2(K)))
         self.sizes = (scale, self.sequences, T)
         self.heads = {"H": H, "HV": HV, "K": K, "NH": num_householder}
         self.wide = {**self.heads, "V": V, "BK": BK, **self.row.tiles}
-        self.narrow = {**self.heads, "BK": min(BK, 64), "C": self.row.tiles["C"]}
+        self.narrow = {**self.heads, "BK": BK, "C": self.row.tiles["C"]}
         self.gates = {"DECAY": decay is not None, "NORMALIZE": normalize_qk}
         self.math: dict[str, Any] = {
             "PACKED": cu_seqlens is not None,
@@ -57,6 +57,7 @@ class _Plan:
             "PRECISION": math.precision,
         }
         self.exact = {"EXACT": math.exact}
+        self.mix = {"MIX": math.mix}
         self.by_chunk = (self.saved[0][0][0], HV)
         self.by_state = (self.sequences * HV, triton.cdiv(V, self.row.tiles["BV"]))
         self.states = (*self.saved[0][0][:2], K, V)
@@ -92,7 +93,7 @@ def delta_rule_fwd(
     forward_sweep[plan.by_state](
         q, k, v, beta, _or(h0, hT), mix, attention, factors, _or(cu_seqlens, beta),
         o, hT, hT, hT,
-        *plan.sizes, **plan.wide, INITIAL=h0 is not None, OUTPUT=True, **plan.math,
+        *plan.sizes, **plan.wide, INITIAL=h0 is not None, OUTPUT=True, **plan.math, **plan.mix,
         **plan.options(forward_sweep),
     )  # fmt: skip
     return o, hT, saved if save else []
@@ -119,17 +120,17 @@ def delta_rule_bwd(
     boundaries = _or(cu_seqlens, beta)
     states, dstates = (alloc.empty(plan.states, q, plan.kept) for _ in range(2))
     errors, y = (alloc.empty(v.shape, q, plan.kept) for _ in range(2))
-    dh0 = alloc.empty(dhT.shape, dhT)
+    dv, dh0 = alloc.empty(v.shape, v), alloc.empty(dhT.shape, dhT)
     forward_sweep[plan.by_state](
         q, k, v, beta, _or(h0, dh0), mix, attention, factors, boundaries,
         errors, dh0, states, errors,
-        *plan.sizes, **plan.wide, INITIAL=h0 is not None, OUTPUT=False, **plan.math,
+        *plan.sizes, **plan.wide, INITIAL=h0 is not None, OUTPUT=False, **plan.math, **plan.mix,
         **plan.options(forward_sweep),
     )  # fmt: skip
     backward_sweep[plan.by_state](
         q, k, beta, do, dhT, mix, attention, factors, boundaries,
-        dh0, dstates, y,
-        *plan.sizes, **plan.wide, **plan.math,
+        dh0, dstates, y, dv,
+        *plan.sizes, **plan.wide, **plan.math, **plan.mix,
         **plan.options(backward_sweep),
     )  # fmt: skip
     H, HV = plan.heads["H"], plan.heads["HV"]
@@ -138,14 +139,14 @@ def delta_rule_bwd(
         alloc.empty((*x.shape[:2], HV, x.shape[3]), x, plan.state if shared else x.dtype)
         for x in (q, k)
     )
-    dv, dbeta = alloc.empty(v.shape, v), alloc.empty(beta.shape, beta)
+    dbeta = alloc.empty(beta.shape, beta)
     ddecay = None if decay is None else alloc.empty(decay.shape, decay)
     C = plan.row.tiles["C"]
     gates = dbeta if decay is None else alloc.empty((*plan.states[:2], 2, C, C), q, plan.kept)
     if plan.by_chunk[0] > 0:
         chunk_gradients[plan.by_chunk](
             q, k, beta, _or(decay, beta), do, errors, y, states, dstates, factors, boundaries,
-            dq, dk, dv, dbeta, _or(ddecay, dbeta), gates,
+            dq, dk, dbeta, _or(ddecay, dbeta), gates,
             *plan.sizes, **plan.wide, **plan.gates, **plan.math,
             **plan.options(chunk_gradients),
         )  # fmt: skip

@@ -11,6 +11,7 @@ from .._core.dtypes import state_dtype
 from .._core.launch import INTERPRETER, Launch, LaunchTable
 
 MAX_K = 256  # a program holds K rows of the state in registers
+BLOCK_K = 64  # as blocks of so many: what a dot reads of them takes registers too
 
 # C rows make a chunk; a sweep holds a [K, BV] tile of the state. The width is K. Tiles are as
 # large as registers allow: tests/aot tells which rows spill.
@@ -49,12 +50,15 @@ class Arithmetic:
         kept: the dtype of tensors that pass from kernel to kernel.
         precision: Triton's `input_precision` of dots of float32 operands.
         exact: the same for the triangular solve, whose errors multiply.
+        mix: the same for products with M, which stays in the state's dtype: it takes back what
+            a chunk's rows write of each other, and at eigenvalues of -1 its errors never fade.
     """
 
     dot: torch.dtype
     kept: torch.dtype
     precision: str
     exact: str
+    mix: str
 
 
 def arithmetic(dtype: torch.dtype, row: Launch) -> Arithmetic:
@@ -66,12 +70,12 @@ def arithmetic(dtype: torch.dtype, row: Launch) -> Arithmetic:
     """
     wide = state_dtype(dtype)
     if interpreting():
-        return Arithmetic(wide, dtype if dtype == torch.bfloat16 else wide, "ieee", "ieee")
+        return Arithmetic(wide, dtype if dtype == torch.bfloat16 else wide, "ieee", "ieee", "ieee")
     amd = torch.version.hip is not None or row.arch.startswith("gfx")
     exact = "ieee" if amd or wide == torch.float64 else "tf32x3"
     if dtype == torch.bfloat16:
-        return Arithmetic(dtype, dtype, "ieee" if amd else "tf32", exact)
-    return Arithmetic(wide, wide, "tf32" if dtype == torch.float16 and not amd else exact, exact)
+        return Arithmetic(dtype, dtype, "ieee" if amd else "tf32", exact, exact)
+    return Arithmetic(wide, wide, "tf32" if dtype == torch.float16 and not amd else exact, exact, exact)
 
 
 def pick(q: Tensor) -> Launch:
@@ -96,4 +100,5 @@ def saved_shapes(
     row = pick(q)
     C, kept = row.tiles["C"], arithmetic(q.dtype, row).kept
     lead = (slots(q, num_householder, sequences, C), v.shape[2])
-    return [((*lead, C, C), kept), ((*lead, C, C), kept), ((*lead, 4, C), state_dtype(q.dtype))]
+    wide = state_dtype(q.dtype)
+    return [((*lead, C, C), wide), ((*lead, C, C), kept), ((*lead, 4, C), wide)]
