@@ -10,7 +10,7 @@ from .kernels_fwd import (
     bounds,
     first_slot,
     inside,
-    key_block,
+    row_block,
     locate,
     real_rows,
     rows_of,
@@ -66,7 +66,7 @@ def backward_sweep(
             o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
             p_ds = dstates + i_sh * K * V + o_kv
             tl.store(p_ds, ds[b].to(dstates.dtype.element_ty), mask=m_kv)
-            b_k = key_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
+            b_k = row_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
             k_ds = tl.dot(b_k, ds[b].to(DOT), k_ds, input_precision=PRECISION)
         p_do = do + (token * HV + i_h) * V + (o_t[:, None] * (HV * V) + o_v[None, :])
         b_do = tl.load(p_do, mask=m_q[:, None] & m_v[None, :], other=0.0)  # [C, BV]
@@ -89,9 +89,9 @@ def backward_sweep(
         erase = ((head * rk)[:, None] * b_dv).to(DOT)
         before = ()
         for b in tl.static_range(NB):
-            b_q = key_block(p_q, o_t * (H * K), m_q, b * BK, K, BK).to(DOT)
+            b_q = row_block(p_q, o_t * (H * K), m_q, b * BK, K, BK).to(DOT)
             new = tl.dot(tl.trans(b_q), read, input_precision=PRECISION)
-            b_k = key_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
+            b_k = row_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
             old = tl.dot(tl.trans(b_k), erase, input_precision=PRECISION)
             before = before + (whole * ds[b] + new - old,)  # noqa: RUF005
         ds = before
@@ -101,19 +101,16 @@ def backward_sweep(
 
 
 @triton.jit
-def pair(
+def products(
     p_x, p_y, o_x, o_y, m_x, m_y,
-    V: tl.constexpr, C: tl.constexpr, BY: tl.constexpr, BV: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """X Y' [C, BY] of rows of V values each."""
-    x_y = tl.zeros([C, BY], dtype=ACC)
-    for i_v in tl.range(0, V, BV, disable_licm=True):
-        o_v = i_v + tl.arange(0, BV)
-        m_v = inside(o_v, V, BV)[None, :]
-        o_v = o_v[None, :]
-        b_x = tl.load(p_x + (o_x[:, None] + o_v), mask=m_x[:, None] & m_v, other=0.0).to(DOT)
-        b_y = tl.load(p_y + (o_y[:, None] + o_v), mask=m_y[:, None] & m_v, other=0.0).to(DOT)
+    """X Y' of rows of WIDTH numbers at offsets o_x and o_y."""
+    x_y = tl.zeros([o_x.shape[0], o_y.shape[0]], dtype=ACC)
+    for i in tl.range(0, WIDTH, BLOCK, disable_licm=True):
+        b_x = row_block(p_x, o_x, m_x, i, WIDTH, BLOCK).to(DOT)
+        b_y = row_block(p_y, o_y, m_y, i, WIDTH, BLOCK).to(DOT)
         x_y = tl.dot(b_x, tl.trans(b_y), x_y, input_precision=PRECISION)
     return x_y
 
@@ -143,7 +140,7 @@ def store_blocks(
         o_k = b * BK + tl.arange(0, BK)
         out = dx[b]
         if NORMALIZE:
-            x = key_block(p_x, o_x, m_r, b * BK, K, BK).to(ACC)
+            x = row_block(p_x, o_x, m_r, b * BK, K, BK).to(ACC)
             out = r[:, None] * (out - (r * along * r)[:, None] * x)
         mask = m_r[:, None] & inside(o_k, K, BK)[None, :]
         p_out = p_dx + (o_dx[:, None] + o_k[None, :])
@@ -219,15 +216,11 @@ def chunk_gradients(
     rk = tl.load(p_f + 2 * C).to(ACC)
     rq = tl.load(p_f + 3 * C).to(ACC)
     b_beta = tl.load(p_beta, mask=m_r, other=0.0).to(ACC)
-    x_e = pair(p_do, p_e, o_tv, o_cv, m_q, m_r, V, C, C, BV, ACC, DOT, PRECISION)
+    x_e = products(p_do, p_e, o_tv, o_cv, m_q, m_r, V, BV, ACC, DOT, PRECISION)
     x_e = tl.where(upper, 0.0, x_e) * (scale * b_beta * rk)[None, :]
     if DECAY:
         # dalpha_t: sum over j < t <= i of G[i, t] W[i, j] G[t - 1, j]; W pairs rows without G.
-        x_k = tl.zeros([C, C], dtype=ACC)
-        for b in tl.static_range(NB):
-            b_q = key_block(p_q, o_tk, m_q, b * BK, K, BK).to(DOT)
-            b_k = key_block(p_k, o_ck, m_r, b * BK, K, BK).to(DOT)
-            x_k = tl.dot(b_q, tl.trans(b_k), x_k, input_precision=PRECISION)
+        x_k = products(p_q, p_k, o_tk, o_ck, m_q, m_r, K, BK, ACC, DOT, PRECISION)
         w = x_e * x_k * rq[:, None]
         w = tl.dot(tl.load(p_gates_t + o_cc).to(DOT), w.to(DOT), input_precision=PRECISION)
         between = tl.load(p_between + o_cc).to(ACC)
@@ -240,12 +233,12 @@ def chunk_gradients(
     for b in tl.static_range(NB):
         o_s = (b * BK + o_k) * V
         m_s = inside(b * BK + o_k, K, BK)
-        x_s = pair(p_do, p_s, o_tv, o_s, m_q, m_s, V, C, BK, BV, ACC, DOT, PRECISION)
-        b_k = key_block(p_k, o_ck, m_r, b * BK, K, BK).to(DOT)
+        x_s = products(p_do, p_s, o_tv, o_s, m_q, m_s, V, BV, ACC, DOT, PRECISION)
+        b_k = row_block(p_k, o_ck, m_r, b * BK, K, BK).to(DOT)
         dx_b = tl.dot(x_dot, b_k, input_precision=PRECISION) + (scale * head)[:, None] * x_s
         dx = dx + (dx_b,)  # noqa: RUF005 - no unpacking in kernels
         if DECAY or NORMALIZE:
-            x = key_block(p_q, o_tk, m_q, b * BK, K, BK).to(ACC)
+            x = row_block(p_q, o_tk, m_q, b * BK, K, BK).to(ACC)
             along += tl.sum(x * dx_b, axis=1)
             x_first += tl.sum(x * x_s, axis=1)
     p_dq = dq + (token * HV + i_h) * K
@@ -257,24 +250,21 @@ def chunk_gradients(
     rk = tl.load(p_f + 2 * C).to(ACC)
     rq = tl.load(p_f + 3 * C).to(ACC)
     b_beta = tl.load(p_beta, mask=m_r, other=0.0).to(ACC)
-    x_e = pair(p_y, p_e, o_cv, o_cv, m_r, m_r, V, C, C, BV, ACC, DOT, PRECISION)
+    x_e = products(p_y, p_e, o_cv, o_cv, m_r, m_r, V, BV, ACC, DOT, PRECISION)
     b_dbeta = tl.sum(tl.where(o_c[:, None] == o_c[None, :], x_e, 0.0), axis=1)
     p_dbeta = dbeta + row * HV + i_h + o_c * HV
     tl.store(p_dbeta, b_dbeta.to(dbeta.dtype.element_ty), mask=m_r)
     x_e = tl.where(lower, x_e, 0.0) * -b_beta[:, None] * (b_beta * rk)[None, :]
     if DECAY:
-        x_k = tl.zeros([C, C], dtype=ACC)
-        for b in tl.static_range(NB):
-            b_k = key_block(p_k, o_ck, m_r, b * BK, K, BK).to(DOT)
-            x_k = tl.dot(b_k, tl.trans(b_k), x_k, input_precision=PRECISION)
+        x_k = products(p_k, p_k, o_ck, o_ck, m_r, m_r, K, BK, ACC, DOT, PRECISION)
         w = x_e * x_k * rk[:, None]
         w = tl.dot(tl.load(p_gates_t + o_cc).to(DOT), w.to(DOT), input_precision=PRECISION)
         between = tl.load(p_between + o_cc).to(ACC)
         b_da += tl.sum(between * w, axis=1)
         x_e *= alpha[:, None] * between
-    e_y = pair(p_e, p_y, o_cv, o_cv, m_r, m_r, V, C, C, BV, ACC, DOT, PRECISION)
+    e_y = products(p_e, p_y, o_cv, o_cv, m_r, m_r, V, BV, ACC, DOT, PRECISION)
     e_y = tl.where(upper, e_y, 0.0) * -b_beta[:, None] * (b_beta * rk)[None, :]
-    e_do = pair(p_e, p_do, o_cv, o_tv, m_r, m_q, V, C, C, BV, ACC, DOT, PRECISION)
+    e_do = products(p_e, p_do, o_cv, o_tv, m_r, m_q, V, BV, ACC, DOT, PRECISION)
     e_do = tl.where(lower, 0.0, e_do) * (scale * b_beta)[:, None] * rq[None, :]
     if DECAY:
         gates_t = tl.load(p_gates_t + o_cc).to(ACC)
@@ -296,18 +286,18 @@ def chunk_gradients(
     for b in tl.static_range(NB):
         o_s = (b * BK + o_k) * V
         m_s = inside(b * BK + o_k, K, BK)
-        y_s = pair(p_y, p_s, o_cv, o_s, m_r, m_s, V, C, BK, BV, ACC, DOT, PRECISION)
-        e_ds = pair(p_e, p_ds, o_cv, o_s, m_r, m_s, V, C, BK, BV, ACC, DOT, PRECISION)
+        y_s = products(p_y, p_s, o_cv, o_s, m_r, m_s, V, BV, ACC, DOT, PRECISION)
+        e_ds = products(p_e, p_ds, o_cv, o_s, m_r, m_s, V, BV, ACC, DOT, PRECISION)
         dx_b = (tail * b_beta)[:, None] * e_ds - (head * b_beta)[:, None] * y_s
         if DECAY or NORMALIZE:
-            x = key_block(p_k, o_ck, m_r, b * BK, K, BK).to(ACC)
+            x = row_block(p_k, o_ck, m_r, b * BK, K, BK).to(ACC)
             if DECAY:
                 x_first += tl.sum(x * y_s, axis=1)
                 x_last += tl.sum(x * e_ds, axis=1)
                 s_ds += inner(p_s, p_ds, b * BK, K, V, BK, BV, ACC)
-        b_k = key_block(p_k, o_ck, m_r, b * BK, K, BK).to(DOT)
+        b_k = row_block(p_k, o_ck, m_r, b * BK, K, BK).to(DOT)
         dx_b = tl.dot(k_dot, b_k, dx_b, input_precision=PRECISION)
-        b_q = key_block(p_q, o_tk, m_q, b * BK, K, BK).to(DOT)
+        b_q = row_block(p_q, o_tk, m_q, b * BK, K, BK).to(DOT)
         dx_b = tl.dot(q_dot, b_q, dx_b, input_precision=PRECISION)
         if NORMALIZE:
             along += tl.sum(x * dx_b, axis=1)

@@ -79,11 +79,11 @@ def inside(o, n: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def key_block(p, o_r, m_r, i_k, K: tl.constexpr, BK: tl.constexpr):
-    """Keys or queries i_k ... i_k + BK - 1 of rows at offsets `o_r` [C, BK], zeros elsewhere."""
-    o_k = i_k + tl.arange(0, BK)
-    mask = m_r[:, None] & inside(o_k, K, BK)[None, :]
-    return tl.load(p + (o_r[:, None] + o_k[None, :]), mask=mask, other=0.0)
+def row_block(p, o_r, m_r, i, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Numbers i ... i + BLOCK - 1 of rows at offsets `o_r`, zeros where there are none."""
+    o = i + tl.arange(0, BLOCK)
+    mask = m_r[:, None] & inside(o, WIDTH, BLOCK)[None, :]
+    return tl.load(p + (o_r[:, None] + o[None, :]), mask=mask, other=0.0)
 
 
 @triton.jit
@@ -158,8 +158,8 @@ def chunk_matrices(
     p_k = k + (row * H + o_hk) * K
     p_q = q + (token * H + o_hk) * K
     for i_k in range(0, K, BK):
-        b_k = key_block(p_k, o_c * (H * K), m_r, i_k, K, BK).to(DOT)
-        b_q = key_block(p_q, o_t * (H * K), m_q, i_k, K, BK).to(DOT)
+        b_k = row_block(p_k, o_c * (H * K), m_r, i_k, K, BK).to(DOT)
+        b_q = row_block(p_q, o_t * (H * K), m_q, i_k, K, BK).to(DOT)
         kk = tl.dot(b_k, tl.trans(b_k), kk, input_precision=PRECISION)
         qk = tl.dot(b_q, tl.trans(b_k), qk, input_precision=PRECISION)
         if NORMALIZE:
@@ -251,10 +251,10 @@ def forward_sweep(
                 p_s = states + i_sh * K * V + o_kv
                 tl.store(p_s, s[b].to(states.dtype.element_ty), mask=m_kv)
             s_dot = s[b].to(DOT)
-            b_k = key_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
+            b_k = row_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
             k_s = tl.dot(b_k, s_dot, k_s, input_precision=PRECISION)
             if OUTPUT:
-                b_q = key_block(p_q, o_t * (H * K), m_q, b * BK, K, BK).to(DOT)
+                b_q = row_block(p_q, o_t * (H * K), m_q, b * BK, K, BK).to(DOT)
                 q_s = tl.dot(b_q, s_dot, q_s, input_precision=PRECISION)
         p_v = v + (row * HV + i_h) * V + o_cv
         b_v = tl.load(p_v, mask=m_r[:, None] & m_v[None, :], other=0.0).to(ACC)  # [C, BV]
@@ -280,7 +280,7 @@ def forward_sweep(
         write = ((tail * rk)[:, None] * u).to(DOT)
         after = ()
         for b in tl.static_range(NB):
-            b_k = key_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
+            b_k = row_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
             new = tl.dot(tl.trans(b_k), write, input_precision=PRECISION)
             after = after + (whole * s[b] + new,)  # noqa: RUF005
         s = after
