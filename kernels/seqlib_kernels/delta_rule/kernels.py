@@ -15,7 +15,7 @@ from .._core.backend import interpreting
 from .._core.dtypes import state_dtype
 from .kernels_bwd import backward_sweep, chunk_gradients
 from .kernels_fwd import chunk_matrices, forward_sweep
-from .launch import BLOCK_K, MAX_K, arithmetic, pick, saved_shapes
+from .launch import MAX_K, arithmetic, pick, saved_shapes
 
 _TL = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 
@@ -44,10 +44,10 @@ class _Plan:
         self.row = pick(q)
         math = arithmetic(q.dtype, self.row)
         self.kept, self.state = math.kept, state_dtype(q.dtype)
-        BK = min(BLOCK_K, max(16, triton.next_power_of_2(K)))
+        BK = min(self.row.tiles["BK"], max(16, triton.next_power_of_2(K)))
         self.sizes = (scale, self.sequences, T)
         self.heads = {"H": H, "HV": HV, "K": K, "NH": num_householder}
-        self.wide = {**self.heads, "V": V, "BK": BK, **self.row.tiles}
+        self.wide = {**self.heads, "V": V, **self.row.tiles, "BK": BK}
         self.narrow = {**self.heads, "BK": BK, "C": self.row.tiles["C"]}
         self.gates = {"DECAY": decay is not None, "NORMALIZE": normalize_qk}
         self.math: dict[str, Any] = {
@@ -143,10 +143,12 @@ def delta_rule_bwd(
     ddecay = None if decay is None else alloc.empty(decay.shape, decay)
     C = plan.row.tiles["C"]
     gates = dbeta if decay is None else alloc.empty((*plan.states[:2], 2, C, C), q, plan.kept)
+    rows = (*plan.states[:2], C, plan.heads["K"])
+    raw = alloc.empty(rows, q, plan.state) if normalize_qk else dbeta
     if plan.by_chunk[0] > 0:
         chunk_gradients[plan.by_chunk](
             q, k, beta, _or(decay, beta), do, errors, y, states, dstates, factors, boundaries,
-            dq, dk, dbeta, _or(ddecay, dbeta), gates,
+            dq, dk, dbeta, _or(ddecay, dbeta), gates, raw,
             *plan.sizes, **plan.wide, **plan.gates, **plan.math,
             **plan.options(chunk_gradients),
         )  # fmt: skip

@@ -131,26 +131,32 @@ def inner(
 
 
 @triton.jit
-def store_blocks(
-    p_dx, o_dx, p_x, o_x, m_r, dx, r, along,
-    K: tl.constexpr, BK: tl.constexpr, NORMALIZE: tl.constexpr, ACC: tl.constexpr,
+def store_rows(p, o_r, m_r, i, x, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Write numbers i ... i + BLOCK - 1 of rows at offsets `o_r`."""
+    o = i + tl.arange(0, BLOCK)
+    mask = m_r[:, None] & inside(o, WIDTH, BLOCK)[None, :]
+    tl.store(p + (o_r[:, None] + o[None, :]), x.to(p.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def through_norm(
+    p_dx, o_dx, p_x, o_x, p_raw, o_raw, m_r, r, along,
+    K: tl.constexpr, BK: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Write dx; with NORMALIZE it is that of r x with r = (x.x + eps)^-1/2, and along = x.dx."""
-    for b in tl.static_range((K + BK - 1) // BK):
-        o_k = b * BK + tl.arange(0, BK)
-        out = dx[b]
-        if NORMALIZE:
-            x = row_block(p_x, o_x, m_r, b * BK, K, BK).to(ACC)
-            out = r[:, None] * (out - (r * along * r)[:, None] * x)
-        mask = m_r[:, None] & inside(o_k, K, BK)[None, :]
-        p_out = p_dx + (o_dx[:, None] + o_k[None, :])
-        tl.store(p_out, out.to(p_dx.dtype.element_ty), mask=mask)
+    """dx of raw rows x from that of r x in p_raw, where r = (x.x + eps)^-1/2, along = x.d(r x)."""
+    tl.debug_barrier()  # other threads wrote what this one reads
+    for i in tl.range(0, K, BK, disable_licm=True):
+        x = row_block(p_x, o_x, m_r, i, K, BK).to(ACC)
+        dx = row_block(p_raw, o_raw, m_r, i, K, BK).to(ACC)
+        dx = r[:, None] * (dx - (r * along * r)[:, None] * x)
+        store_rows(p_dx, o_dx, m_r, i, dx, K, BK)
+    tl.debug_barrier()
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def chunk_gradients(
     q, k, beta, decay, do, errors, y, states, dstates, factors, cu_seqlens,
-    dq, dk, dbeta, ddecay, gates,
+    dq, dk, dbeta, ddecay, gates, raw,
     scale, N, T,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
@@ -163,7 +169,6 @@ def chunk_gradients(
     transposed accumulator never feeds a dot. Row factors (beta, norms, decays) scale
     accumulators, so that the large dots read tiles as they lie in memory.
     """
-    NB: tl.constexpr = (K + BK - 1) // BK
     i_s = tl.program_id(0).to(tl.int64)
     i_h = tl.program_id(1)
     i_n, i_c = locate(cu_seqlens, i_s, N, T, NH, C, PACKED)
@@ -192,6 +197,9 @@ def chunk_gradients(
     p_k = k + (row * H + o_hk) * K
     p_q = q + (token * H + o_hk) * K
     p_a = decay + token * HV + i_h + o_t * HV
+    p_dq = dq + (token * HV + i_h) * K
+    p_dk = dk + (row * HV + i_h) * K
+    p_raw = raw + i_sh * C * K  # dq, then dk, of normalised rows: as many registers would spill
     lower = o_c[:, None] > o_c[None, :]
     upper = o_c[:, None] < o_c[None, :]
     if DECAY:
@@ -204,11 +212,11 @@ def chunk_gradients(
         o_cc = o_c[:, None] * C + o_c[None, :]
         p_between = gates + i_sh * 2 * C * C
         p_gates_t = p_between + C * C
-        x = tl.where(o_c[:, None] > o_c[None, :] + 1, before[:, None], 1.0)
-        x = tl.where(lower, tl.cumprod(x, axis=0), 0.0)
-        tl.store(p_between + o_cc, x.to(gates.dtype.element_ty))
-        x = tl.cumprod(tl.where(upper, alpha[None, :], 1.0), axis=1)
-        tl.store(p_gates_t + o_cc, tl.where(lower, 0.0, x).to(gates.dtype.element_ty))
+        g = tl.where(o_c[:, None] > o_c[None, :] + 1, before[:, None], 1.0)
+        g = tl.where(lower, tl.cumprod(g, axis=0), 0.0)
+        tl.store(p_between + o_cc, g.to(gates.dtype.element_ty))
+        g = tl.cumprod(tl.where(upper, alpha[None, :], 1.0), axis=1)
+        tl.store(p_gates_t + o_cc, tl.where(lower, 0.0, g).to(gates.dtype.element_ty))
         tl.debug_barrier()
 
     # What queries read: P, and the state before the chunk.
@@ -229,20 +237,24 @@ def chunk_gradients(
     x_dot = x_e.to(DOT)
     along = tl.zeros([C], dtype=ACC)
     x_first = tl.zeros([C], dtype=ACC)
-    dx = ()
-    for b in tl.static_range(NB):
-        o_s = (b * BK + o_k) * V
-        m_s = inside(b * BK + o_k, K, BK)
+    for i in tl.range(0, K, BK, disable_licm=True):
+        o_s = (i + o_k) * V
+        m_s = inside(i + o_k, K, BK)
         x_s = products(p_do, p_s, o_tv, o_s, m_q, m_s, V, BV, ACC, DOT, PRECISION)
-        b_k = row_block(p_k, o_ck, m_r, b * BK, K, BK).to(DOT)
-        dx_b = tl.dot(x_dot, b_k, input_precision=PRECISION) + (scale * head)[:, None] * x_s
-        dx = dx + (dx_b,)  # noqa: RUF005 - no unpacking in kernels
+        b_k = row_block(p_k, o_ck, m_r, i, K, BK).to(DOT)
+        dx = tl.dot(x_dot, b_k, input_precision=PRECISION) + (scale * head)[:, None] * x_s
         if DECAY or NORMALIZE:
-            x = row_block(p_q, o_tk, m_q, b * BK, K, BK).to(ACC)
-            along += tl.sum(x * dx_b, axis=1)
+            x = row_block(p_q, o_tk, m_q, i, K, BK).to(ACC)
+            along += tl.sum(x * dx, axis=1)
             x_first += tl.sum(x * x_s, axis=1)
-    p_dq = dq + (token * HV + i_h) * K
-    store_blocks(p_dq, o_t * (HV * K), p_q, o_tk, m_q, dx, rq, along, K, BK, NORMALIZE, ACC)
+        if NORMALIZE:
+            store_rows(p_raw, o_c * K, m_q, i, dx, K, BK)
+        else:
+            store_rows(p_dq, o_t * (HV * K), m_q, i, dx, K, BK)
+    if NORMALIZE:
+        through_norm(
+            p_dq, o_t * (HV * K), p_q, o_tk, p_raw, o_c * K, m_q, rq, along, K, BK, ACC
+        )  # fmt: skip
     w_first = scale * rq * x_first
 
     # What updates read, A = tril(KK'), and what others read of a row's key: A and P from the
@@ -282,28 +294,31 @@ def chunk_gradients(
     x_first = tl.zeros([C], dtype=ACC)
     x_last = tl.zeros([C], dtype=ACC)
     s_ds = tl.zeros([BK], dtype=ACC)
-    dx = ()
-    for b in tl.static_range(NB):
-        o_s = (b * BK + o_k) * V
-        m_s = inside(b * BK + o_k, K, BK)
+    for i in tl.range(0, K, BK, disable_licm=True):
+        o_s = (i + o_k) * V
+        m_s = inside(i + o_k, K, BK)
         y_s = products(p_y, p_s, o_cv, o_s, m_r, m_s, V, BV, ACC, DOT, PRECISION)
         e_ds = products(p_e, p_ds, o_cv, o_s, m_r, m_s, V, BV, ACC, DOT, PRECISION)
-        dx_b = (tail * b_beta)[:, None] * e_ds - (head * b_beta)[:, None] * y_s
-        if DECAY or NORMALIZE:
-            x = row_block(p_k, o_ck, m_r, b * BK, K, BK).to(ACC)
-            if DECAY:
-                x_first += tl.sum(x * y_s, axis=1)
-                x_last += tl.sum(x * e_ds, axis=1)
-                s_ds += inner(p_s, p_ds, b * BK, K, V, BK, BV, ACC)
-        b_k = row_block(p_k, o_ck, m_r, b * BK, K, BK).to(DOT)
-        dx_b = tl.dot(k_dot, b_k, dx_b, input_precision=PRECISION)
-        b_q = row_block(p_q, o_tk, m_q, b * BK, K, BK).to(DOT)
-        dx_b = tl.dot(q_dot, b_q, dx_b, input_precision=PRECISION)
+        dx = (tail * b_beta)[:, None] * e_ds - (head * b_beta)[:, None] * y_s
+        if DECAY:
+            x = row_block(p_k, o_ck, m_r, i, K, BK).to(ACC)
+            x_first += tl.sum(x * y_s, axis=1)
+            x_last += tl.sum(x * e_ds, axis=1)
+            s_ds += inner(p_s, p_ds, i, K, V, BK, BV, ACC)
+        b_k = row_block(p_k, o_ck, m_r, i, K, BK).to(DOT)
+        dx = tl.dot(k_dot, b_k, dx, input_precision=PRECISION)
+        b_q = row_block(p_q, o_tk, m_q, i, K, BK).to(DOT)
+        dx = tl.dot(q_dot, b_q, dx, input_precision=PRECISION)
         if NORMALIZE:
-            along += tl.sum(x * dx_b, axis=1)
-        dx = dx + (dx_b,)  # noqa: RUF005
-    p_dk = dk + (row * HV + i_h) * K
-    store_blocks(p_dk, o_c * (HV * K), p_k, o_ck, m_r, dx, rk, along, K, BK, NORMALIZE, ACC)
+            x = row_block(p_k, o_ck, m_r, i, K, BK).to(ACC)
+            along += tl.sum(x * dx, axis=1)
+            store_rows(p_raw, o_c * K, m_r, i, dx, K, BK)
+        else:
+            store_rows(p_dk, o_c * (HV * K), m_r, i, dx, K, BK)
+    if NORMALIZE:
+        through_norm(
+            p_dk, o_c * (HV * K), p_k, o_ck, p_raw, o_c * K, m_r, rk, along, K, BK, ACC
+        )  # fmt: skip
     if DECAY:
         # Pairs of the chunk with the states at its two ends, and of these with each other.
         w_first -= b_beta * rk * x_first

@@ -11,31 +11,30 @@ from .._core.dtypes import state_dtype
 from .._core.launch import INTERPRETER, Launch, LaunchTable
 
 MAX_K = 256  # a program holds K rows of the state in registers
-BLOCK_K = 64  # as blocks of so many: what a dot reads of them takes registers too
 
 # C rows make a chunk; a sweep holds a [K, BV] tile of the state. The width is K. Tiles are as
 # large as registers allow: tests/aot tells which rows spill.
 LAUNCH = LaunchTable(
     (
-        Launch(arch=INTERPRETER, itemsize=4, width=8, tiles={"C": 64, "BV": 16}),
-        Launch(arch=INTERPRETER, itemsize=4, width=MAX_K, tiles={"C": 32, "BV": 16}),
+        Launch(arch=INTERPRETER, itemsize=4, width=8, tiles={"C": 64, "BK": 64, "BV": 16}),
+        Launch(arch=INTERPRETER, itemsize=4, width=MAX_K, tiles={"C": 32, "BK": 64, "BV": 16}),
         Launch(
             arch="sm_90",
             itemsize=2,
             width=64,
-            tiles={"C": 64, "BV": 32},
+            tiles={"C": 64, "BK": 64, "BV": 32},
             per_kernel={"chunk_matrices": {"num_warps": 8}, "chunk_gradients": {"num_warps": 8}},
         ),
-        Launch(arch="sm_90", itemsize=2, width=128, tiles={"C": 32, "BV": 32}, num_warps=8),
-        Launch(arch="sm_90", itemsize=2, width=256, tiles={"C": 32, "BV": 16}, num_warps=8),
-        Launch(arch="sm_90", itemsize=4, width=64, tiles={"C": 16, "BV": 16}, num_warps=8),
-        Launch(arch="sm_90", itemsize=4, width=128, tiles={"C": 16, "BV": 16}, num_warps=8),
-        Launch(arch="sm_90", itemsize=4, width=256, tiles={"C": 16, "BV": 16}, num_warps=8),
-        Launch(arch="gfx942", itemsize=2, width=64, tiles={"C": 32, "BV": 32}),
-        Launch(arch="gfx942", itemsize=2, width=128, tiles={"C": 32, "BV": 32}),
-        Launch(arch="gfx942", itemsize=2, width=256, tiles={"C": 32, "BV": 16}),
-        Launch(arch="gfx942", itemsize=4, width=128, tiles={"C": 16, "BV": 16}),
-        Launch(arch="gfx942", itemsize=4, width=256, tiles={"C": 16, "BV": 16}, num_warps=8),
+        Launch(arch="sm_90", itemsize=2, width=128, tiles={"C": 32, "BK": 64, "BV": 32}, num_warps=8),
+        Launch(arch="sm_90", itemsize=2, width=256, tiles={"C": 32, "BK": 64, "BV": 16}, num_warps=8),
+        Launch(arch="sm_90", itemsize=4, width=64, tiles={"C": 16, "BK": 64, "BV": 16}, num_warps=8),
+        Launch(arch="sm_90", itemsize=4, width=128, tiles={"C": 16, "BK": 64, "BV": 16}),
+        Launch(arch="sm_90", itemsize=4, width=256, tiles={"C": 16, "BK": 64, "BV": 32}, num_warps=8),
+        Launch(arch="gfx942", itemsize=2, width=64, tiles={"C": 32, "BK": 64, "BV": 32}),
+        Launch(arch="gfx942", itemsize=2, width=128, tiles={"C": 32, "BK": 64, "BV": 32}),
+        Launch(arch="gfx942", itemsize=2, width=256, tiles={"C": 32, "BK": 64, "BV": 16}),
+        Launch(arch="gfx942", itemsize=4, width=128, tiles={"C": 16, "BK": 64, "BV": 16}),
+        Launch(arch="gfx942", itemsize=4, width=256, tiles={"C": 16, "BK": 64, "BV": 16}, num_warps=8),
     ),
     default="sm_90",
 )
