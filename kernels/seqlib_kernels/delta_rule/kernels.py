@@ -55,9 +55,8 @@ class _Plan:
             "ACC": _TL[self.state],
             "DOT": _TL[math.dot],
             "PRECISION": math.precision,
+            "EXACT": math.exact,
         }
-        self.exact = {"EXACT": math.exact}
-        self.mix = {"MIX": math.mix}
         self.by_chunk = (self.saved[0][0][0], HV)
         self.by_state = (self.sequences * HV, triton.cdiv(V, self.row.tiles["BV"]))
         self.states = (*self.saved[0][0][:2], K, V)
@@ -87,13 +86,13 @@ def delta_rule_fwd(
     if plan.by_chunk[0] > 0:
         chunk_matrices[plan.by_chunk](
             q, k, beta, _or(decay, beta), _or(cu_seqlens, beta), mix, attention, factors,
-            *plan.sizes, **plan.narrow, **plan.gates, **plan.math, **plan.exact,
+            *plan.sizes, **plan.narrow, **plan.gates, **plan.math,
             **plan.options(chunk_matrices),
         )  # fmt: skip
     forward_sweep[plan.by_state](
         q, k, v, beta, _or(h0, hT), mix, attention, factors, _or(cu_seqlens, beta),
         o, hT, hT, hT,
-        *plan.sizes, **plan.wide, INITIAL=h0 is not None, OUTPUT=True, **plan.math, **plan.mix,
+        *plan.sizes, **plan.wide, INITIAL=h0 is not None, OUTPUT=True, **plan.math,
         **plan.options(forward_sweep),
     )  # fmt: skip
     return o, hT, saved if save else []
@@ -124,13 +123,13 @@ def delta_rule_bwd(
     forward_sweep[plan.by_state](
         q, k, v, beta, _or(h0, dh0), mix, attention, factors, boundaries,
         errors, dh0, states, errors,
-        *plan.sizes, **plan.wide, INITIAL=h0 is not None, OUTPUT=False, **plan.math, **plan.mix,
+        *plan.sizes, **plan.wide, INITIAL=h0 is not None, OUTPUT=False, **plan.math,
         **plan.options(forward_sweep),
     )  # fmt: skip
     backward_sweep[plan.by_state](
         q, k, beta, do, dhT, mix, attention, factors, boundaries,
         dh0, dstates, y, dv,
-        *plan.sizes, **plan.wide, **plan.math, **plan.mix,
+        *plan.sizes, **plan.wide, **plan.math,
         **plan.options(backward_sweep),
     )  # fmt: skip
     H, HV = plan.heads["H"], plan.heads["HV"]

@@ -26,7 +26,7 @@ def backward_sweep(
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     PACKED: tl.constexpr,
-    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, MIX: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """dU = P'dO + G_C K dS;  Y = dU - M'(beta dU);  dS = g_C dS + scale (gQ)'dO - (gK)'(beta Y).
 
@@ -79,7 +79,7 @@ def backward_sweep(
         rq = tl.load(p_f + 3 * C + o_c).to(ACC)
         du = (tail * rk)[:, None] * k_ds
         du += tl.dot(tl.trans(b_p), b_do.to(DOT), input_precision=PRECISION)
-        b_y = du - tl.dot(tl.trans(b_m), b_beta[:, None] * du, input_precision=MIX)
+        b_y = du - tl.dot(tl.trans(b_m), b_beta[:, None] * du, input_precision=EXACT)
         b_dv = b_beta[:, None] * b_y
         o_y = (row * HV + i_h) * V + o_cv
         tl.store(y + o_y, b_y.to(y.dtype.element_ty), mask=m_rv)
@@ -161,7 +161,7 @@ def chunk_gradients(
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     PACKED: tl.constexpr, DECAY: tl.constexpr, NORMALIZE: tl.constexpr,
-    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """dq, dk of one value head, dbeta and the decay's gradient of one chunk.
 

@@ -209,7 +209,7 @@ def forward_sweep(
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     PACKED: tl.constexpr, INITIAL: tl.constexpr, OUTPUT: tl.constexpr,
-    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, MIX: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """R = V - g KS;  E = R - M(beta R);  U = beta E;  O = scale g QS + PU;  S = g_C S + (G_C K)'U.
 
@@ -264,7 +264,7 @@ def forward_sweep(
         tail = tl.load(p_f + C + o_c).to(ACC)
         rk = tl.load(p_f + 2 * C + o_c).to(ACC)
         r = b_v - (head * rk)[:, None] * k_s
-        e = r - tl.dot(b_m, b_beta[:, None] * r, input_precision=MIX)
+        e = r - tl.dot(b_m, b_beta[:, None] * r, input_precision=EXACT)
         u = b_beta[:, None] * e
         if OUTPUT:
             b_p = tl.load(attention + i_sh * C * C + o_cc).to(DOT)

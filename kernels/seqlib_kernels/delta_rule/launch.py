@@ -12,11 +12,12 @@ from .._core.launch import INTERPRETER, Launch, LaunchTable
 
 MAX_K = 256  # a program holds K rows of the state in registers
 
-# C rows make a chunk; a sweep holds a [K, BV] tile of the state. The width is K. Tiles are as
-# large as registers allow: tests/aot tells which rows spill.
+# C rows make a chunk; a sweep holds a [K, BV] tile of the state, as blocks of BK keys: what a dot
+# reads of them takes registers too. The width is K. Which rows compile without spills was found
+# by trying (tests/aot); none was timed.
 LAUNCH = LaunchTable(
     (
-        Launch(arch=INTERPRETER, itemsize=4, width=8, tiles={"C": 64, "BK": 64, "BV": 16}),
+        Launch(arch=INTERPRETER, itemsize=4, width=8, tiles={"C": 64, "BK": 16, "BV": 16}),
         Launch(arch=INTERPRETER, itemsize=4, width=MAX_K, tiles={"C": 32, "BK": 64, "BV": 16}),
         Launch(
             arch="sm_90",
@@ -25,16 +26,51 @@ LAUNCH = LaunchTable(
             tiles={"C": 64, "BK": 64, "BV": 32},
             per_kernel={"chunk_matrices": {"num_warps": 8}, "chunk_gradients": {"num_warps": 8}},
         ),
-        Launch(arch="sm_90", itemsize=2, width=128, tiles={"C": 32, "BK": 64, "BV": 32}, num_warps=8),
-        Launch(arch="sm_90", itemsize=2, width=256, tiles={"C": 32, "BK": 64, "BV": 16}, num_warps=8),
-        Launch(arch="sm_90", itemsize=4, width=64, tiles={"C": 16, "BK": 64, "BV": 16}, num_warps=8),
-        Launch(arch="sm_90", itemsize=4, width=128, tiles={"C": 16, "BK": 64, "BV": 16}),
-        Launch(arch="sm_90", itemsize=4, width=256, tiles={"C": 16, "BK": 64, "BV": 32}, num_warps=8),
-        Launch(arch="gfx942", itemsize=2, width=64, tiles={"C": 32, "BK": 64, "BV": 32}),
-        Launch(arch="gfx942", itemsize=2, width=128, tiles={"C": 32, "BK": 64, "BV": 32}),
-        Launch(arch="gfx942", itemsize=2, width=256, tiles={"C": 32, "BK": 64, "BV": 16}),
-        Launch(arch="gfx942", itemsize=4, width=128, tiles={"C": 16, "BK": 64, "BV": 16}),
-        Launch(arch="gfx942", itemsize=4, width=256, tiles={"C": 16, "BK": 64, "BV": 16}, num_warps=8),
+        Launch(
+            arch="sm_90",
+            itemsize=2,
+            width=128,
+            tiles={"C": 32, "BK": 64, "BV": 32},
+            num_warps=8,
+        ),
+        Launch(
+            arch="sm_90",
+            itemsize=2,
+            width=256,
+            tiles={"C": 32, "BK": 64, "BV": 16},
+            num_warps=8,
+        ),
+        Launch(
+            arch="sm_90",
+            itemsize=4,
+            width=128,
+            tiles={"C": 16, "BK": 64, "BV": 32},
+            num_warps=8,
+        ),
+        Launch(
+            arch="sm_90",
+            itemsize=4,
+            width=256,
+            tiles={"C": 16, "BK": 64, "BV": 32},
+            num_warps=8,
+            per_kernel={"forward_sweep": {"num_stages": 3}, "chunk_gradients": {"num_warps": 4}},
+        ),
+        Launch(
+            arch="sm_80",
+            itemsize=2,
+            width=256,
+            tiles={"C": 32, "BK": 64, "BV": 32},
+            num_warps=8,
+        ),
+        Launch(
+            arch="sm_80",
+            itemsize=4,
+            width=256,
+            tiles={"C": 16, "BK": 64, "BV": 16},
+            num_warps=4,
+        ),
+        Launch(arch="gfx942", itemsize=2, width=256, tiles={"C": 16, "BK": 64, "BV": 32}),
+        Launch(arch="gfx942", itemsize=4, width=256, tiles={"C": 16, "BK": 64, "BV": 16}),
     ),
     default="sm_90",
 )
@@ -48,16 +84,15 @@ class Arithmetic:
         dot: the dtype of dot operands; sums have the state's dtype.
         kept: the dtype of tensors that pass from kernel to kernel.
         precision: Triton's `input_precision` of dots of float32 operands.
-        exact: the same for the triangular solve, whose errors multiply.
-        mix: the same for products with M, which stays in the state's dtype: it takes back what
-            a chunk's rows write of each other, and at eigenvalues of -1 its errors never fade.
+        exact: the same for the triangular solve, whose errors multiply, and for products with
+            its result M, which stays in the state's dtype: where eigenvalues are -1 no error
+            of it ever fades.
     """
 
     dot: torch.dtype
     kept: torch.dtype
     precision: str
     exact: str
-    mix: str
 
 
 def arithmetic(dtype: torch.dtype, row: Launch) -> Arithmetic:
@@ -69,12 +104,12 @@ def arithmetic(dtype: torch.dtype, row: Launch) -> Arithmetic:
     """
     wide = state_dtype(dtype)
     if interpreting():
-        return Arithmetic(wide, dtype if dtype == torch.bfloat16 else wide, "ieee", "ieee", "ieee")
+        return Arithmetic(wide, dtype if dtype == torch.bfloat16 else wide, "ieee", "ieee")
     amd = torch.version.hip is not None or row.arch.startswith("gfx")
     exact = "ieee" if amd or wide == torch.float64 else "tf32x3"
     if dtype == torch.bfloat16:
-        return Arithmetic(dtype, dtype, "ieee" if amd else "tf32", exact, exact)
-    return Arithmetic(wide, wide, "tf32" if dtype == torch.float16 and not amd else exact, exact, exact)
+        return Arithmetic(dtype, dtype, "ieee" if amd else "tf32", exact)
+    return Arithmetic(wide, wide, "tf32" if dtype == torch.float16 and not amd else exact, exact)
 
 
 def pick(q: Tensor) -> Launch:
