@@ -10,9 +10,9 @@ from .kernels_fwd import (
     bounds,
     first_slot,
     inside,
-    row_block,
     locate,
     real_rows,
+    row_block,
     rows_of,
     state_block,
 )

@@ -67,7 +67,7 @@ LAUNCH = LaunchTable(
             itemsize=4,
             width=256,
             tiles={"C": 16, "BK": 64, "BV": 16},
-            num_warps=4,
+            num_warps=8,
         ),
         Launch(arch="gfx942", itemsize=2, width=256, tiles={"C": 16, "BK": 64, "BV": 32}),
         Launch(arch="gfx942", itemsize=4, width=256, tiles={"C": 16, "BK": 64, "BV": 16}),
