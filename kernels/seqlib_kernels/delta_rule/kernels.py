@@ -44,19 +44,19 @@ class _Plan:
         self.row = pick(q)
         math = arithmetic(q.dtype, self.row)
         self.kept, self.state = math.kept, state_dtype(q.dtype)
-        BK = max(16, triton.next_power_of_2(K))
+        BK = min(self.row.tiles["BK"], max(16, triton.next_power_of_2(K)))
         self.sizes = (scale, self.sequences, T)
         self.heads = {"H": H, "HV": HV, "K": K, "NH": num_householder}
-        self.wide = {**self.heads, "V": V, "BK": BK, **self.row.tiles}
-        self.narrow = {**self.heads, "BK": min(BK, 64), "C": self.row.tiles["C"]}
+        self.wide = {**self.heads, "V": V, **self.row.tiles, "BK": BK}
+        self.narrow = {**self.heads, "BK": BK, "C": self.row.tiles["C"]}
         self.gates = {"DECAY": decay is not None, "NORMALIZE": normalize_qk}
         self.math: dict[str, Any] = {
             "PACKED": cu_seqlens is not None,
             "ACC": _TL[self.state],
             "DOT": _TL[math.dot],
             "PRECISION": math.precision,
+            "EXACT": math.exact,
         }
-        self.exact = {"EXACT": math.exact}
         self.by_chunk = (self.saved[0][0][0], HV)
         self.by_state = (self.sequences * HV, triton.cdiv(V, self.row.tiles["BV"]))
         self.states = (*self.saved[0][0][:2], K, V)
@@ -86,7 +86,7 @@ def delta_rule_fwd(
     if plan.by_chunk[0] > 0:
         chunk_matrices[plan.by_chunk](
             q, k, beta, _or(decay, beta), _or(cu_seqlens, beta), mix, attention, factors,
-            *plan.sizes, **plan.narrow, **plan.gates, **plan.math, **plan.exact,
+            *plan.sizes, **plan.narrow, **plan.gates, **plan.math,
             **plan.options(chunk_matrices),
         )  # fmt: skip
     forward_sweep[plan.by_state](
@@ -119,7 +119,7 @@ def delta_rule_bwd(
     boundaries = _or(cu_seqlens, beta)
     states, dstates = (alloc.empty(plan.states, q, plan.kept) for _ in range(2))
     errors, y = (alloc.empty(v.shape, q, plan.kept) for _ in range(2))
-    dh0 = alloc.empty(dhT.shape, dhT)
+    dv, dh0 = alloc.empty(v.shape, v), alloc.empty(dhT.shape, dhT)
     forward_sweep[plan.by_state](
         q, k, v, beta, _or(h0, dh0), mix, attention, factors, boundaries,
         errors, dh0, states, errors,
@@ -128,7 +128,7 @@ def delta_rule_bwd(
     )  # fmt: skip
     backward_sweep[plan.by_state](
         q, k, beta, do, dhT, mix, attention, factors, boundaries,
-        dh0, dstates, y,
+        dh0, dstates, y, dv,
         *plan.sizes, **plan.wide, **plan.math,
         **plan.options(backward_sweep),
     )  # fmt: skip
@@ -138,14 +138,16 @@ def delta_rule_bwd(
         alloc.empty((*x.shape[:2], HV, x.shape[3]), x, plan.state if shared else x.dtype)
         for x in (q, k)
     )
-    dv, dbeta = alloc.empty(v.shape, v), alloc.empty(beta.shape, beta)
+    dbeta = alloc.empty(beta.shape, beta)
     ddecay = None if decay is None else alloc.empty(decay.shape, decay)
     C = plan.row.tiles["C"]
     gates = dbeta if decay is None else alloc.empty((*plan.states[:2], 2, C, C), q, plan.kept)
+    rows = (*plan.states[:2], C, plan.heads["K"])
+    raw = alloc.empty(rows, q, plan.state) if normalize_qk else dbeta
     if plan.by_chunk[0] > 0:
         chunk_gradients[plan.by_chunk](
             q, k, beta, _or(decay, beta), do, errors, y, states, dstates, factors, boundaries,
-            dq, dk, dv, dbeta, _or(ddecay, dbeta), gates,
+            dq, dk, dbeta, _or(ddecay, dbeta), gates, raw,
             *plan.sizes, **plan.wide, **plan.gates, **plan.math,
             **plan.options(chunk_gradients),
         )  # fmt: skip

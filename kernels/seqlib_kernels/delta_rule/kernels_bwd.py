@@ -5,117 +5,165 @@
 import triton
 import triton.language as tl
 
-from .kernels_fwd import RUNTIME, bounds, first_slot, inside, locate, real_rows, rows_of
+from .kernels_fwd import (
+    RUNTIME,
+    bounds,
+    first_slot,
+    inside,
+    locate,
+    real_rows,
+    row_block,
+    rows_of,
+    state_block,
+)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def backward_sweep(
     q, k, beta, do, dhT, mix, attention, factors, cu_seqlens,
-    dh0, dstates, y,
+    dh0, dstates, y, dv,
     scale, N, T,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     PACKED: tl.constexpr,
-    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """dU = P'dO + G_C K dS;  Y = dU - M'(beta dU);  dS = g_C dS + scale (gQ)'dO - (gK)'(beta Y).
 
-    Writes dS after each chunk and Y, the gradient of the updates U.
+    Writes dS after each chunk, Y, the gradient of the updates U, and dV = beta Y.
     """
+    NB: tl.constexpr = (K + BK - 1) // BK
     i_nh = tl.program_id(0).to(tl.int64)
     i_n = i_nh // HV
     i_h = i_nh % HV
     start, length = bounds(cu_seqlens, i_n, T, PACKED)
     slot = first_slot(cu_seqlens, i_n, T, NH, C, PACKED)
     o_c = tl.arange(0, C)
-    o_k = tl.arange(0, BK)
     o_v = tl.program_id(1) * BV + tl.arange(0, BV)
-    m_k = inside(o_k, K, BK)
     m_v = inside(o_v, V, BV)
-    m_kv = m_k[:, None] & m_v[None, :]
-    o_kv = o_k[:, None] * V + o_v[None, :]
     o_cc = o_c[:, None] * C + o_c[None, :]
-    o_ck = o_c[:, None] * (H * K) + o_k[None, :]
     o_cv = o_c[:, None] * (HV * V) + o_v[None, :]
     o_hk = i_h // (HV // H)
 
-    ds = tl.load(dhT + i_nh * K * V + o_kv, mask=m_kv, other=0.0).to(ACC)
+    ds = ()
+    for b in tl.static_range(NB):
+        o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
+        ds_b = tl.load(dhT + i_nh * K * V + o_kv, mask=m_kv, other=0.0).to(ACC)
+        ds = ds + (ds_b,)  # noqa: RUF005 - no unpacking in kernels
     chunks = ((length * NH + C - 1) // C).to(tl.int32)
     for i in tl.range(0, chunks, disable_licm=True):
         i_c = chunks - 1 - i
         row, token, o_t, micro = rows_of(start, i_c, NH, C)
         m_r = real_rows(length, i_c, NH, C)
-        m_q = (m_r & (micro == NH - 1))[:, None]
+        m_q = m_r & (micro == NH - 1)
+        m_rv = m_r[:, None] & m_v[None, :]
         i_sh = (slot + i_c) * HV + i_h
         p_f = factors + i_sh * 4 * C
-        p_k = k + (row * H + o_hk) * K + o_ck
-        p_q = q + (token * H + o_hk) * K + (o_t[:, None] * (H * K) + o_k[None, :])
+        p_k = k + (row * H + o_hk) * K
+        p_q = q + (token * H + o_hk) * K
+        k_ds = tl.zeros([C, BV], dtype=ACC)
+        for b in tl.static_range(NB):
+            o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
+            p_ds = dstates + i_sh * K * V + o_kv
+            tl.store(p_ds, ds[b].to(dstates.dtype.element_ty), mask=m_kv)
+            b_k = row_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
+            k_ds = tl.dot(b_k, ds[b].to(DOT), k_ds, input_precision=PRECISION)
         p_do = do + (token * HV + i_h) * V + (o_t[:, None] * (HV * V) + o_v[None, :])
-        b_k = tl.load(p_k, mask=m_r[:, None] & m_k[None, :], other=0.0).to(DOT)  # [C, BK]
-        b_q = tl.load(p_q, mask=m_q & m_k[None, :], other=0.0).to(DOT)
-        b_do = tl.load(p_do, mask=m_q & m_v[None, :], other=0.0)  # [C, BV]
-        b_m = tl.load(mix + i_sh * C * C + o_cc).to(DOT)
+        b_do = tl.load(p_do, mask=m_q[:, None] & m_v[None, :], other=0.0)  # [C, BV]
+        b_m = tl.load(mix + i_sh * C * C + o_cc).to(ACC)
         b_p = tl.load(attention + i_sh * C * C + o_cc).to(DOT)
         b_beta = tl.load(beta + row * HV + i_h + o_c * HV, mask=m_r, other=0.0).to(ACC)
         head = tl.load(p_f + o_c).to(ACC)
         tail = tl.load(p_f + C + o_c).to(ACC)
         rk = tl.load(p_f + 2 * C + o_c).to(ACC)
         rq = tl.load(p_f + 3 * C + o_c).to(ACC)
-        whole = tl.load(p_f + C - 1).to(ACC)
-
-        p_ds = dstates + i_sh * K * V + o_kv
-        tl.store(p_ds, ds.to(dstates.dtype.element_ty), mask=m_kv)
-        du = tl.dot(b_k, ds.to(DOT), input_precision=PRECISION) * (tail * rk)[:, None]
+        du = (tail * rk)[:, None] * k_ds
         du += tl.dot(tl.trans(b_p), b_do.to(DOT), input_precision=PRECISION)
-        b_y = du - tl.dot(tl.trans(b_m), (b_beta[:, None] * du).to(DOT), input_precision=PRECISION)
-        p_y = y + (row * HV + i_h) * V + o_cv
-        tl.store(p_y, b_y.to(y.dtype.element_ty), mask=m_r[:, None] & m_v[None, :])
+        b_y = du - tl.dot(tl.trans(b_m), b_beta[:, None] * du, input_precision=EXACT)
+        b_dv = b_beta[:, None] * b_y
+        o_y = (row * HV + i_h) * V + o_cv
+        tl.store(y + o_y, b_y.to(y.dtype.element_ty), mask=m_rv)
+        tl.store(dv + o_y, b_dv.to(dv.dtype.element_ty), mask=m_rv)
+        whole = tl.load(p_f + C - 1).to(ACC)
         read = ((scale * head * rq)[:, None] * b_do.to(ACC)).to(DOT)
-        erase = ((head * rk * b_beta)[:, None] * b_y).to(DOT)
-        ds = whole * ds + tl.dot(tl.trans(b_q), read, input_precision=PRECISION)
-        ds -= tl.dot(tl.trans(b_k), erase, input_precision=PRECISION)
-    tl.store(dh0 + i_nh * K * V + o_kv, ds.to(dh0.dtype.element_ty), mask=m_kv)
+        erase = ((head * rk)[:, None] * b_dv).to(DOT)
+        before = ()
+        for b in tl.static_range(NB):
+            b_q = row_block(p_q, o_t * (H * K), m_q, b * BK, K, BK).to(DOT)
+            new = tl.dot(tl.trans(b_q), read, input_precision=PRECISION)
+            b_k = row_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
+            old = tl.dot(tl.trans(b_k), erase, input_precision=PRECISION)
+            before = before + (whole * ds[b] + new - old,)  # noqa: RUF005
+        ds = before
+    for b in tl.static_range(NB):
+        o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
+        tl.store(dh0 + i_nh * K * V + o_kv, ds[b].to(dh0.dtype.element_ty), mask=m_kv)
 
 
 @triton.jit
-def pair_with_past(
-    p_x, p_e, p_s, o_x, o_e, o_s, m_x, m_r, m_k,
-    V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+def products(
+    p_x, p_y, o_x, o_y, m_x, m_y,
+    WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """X E' [C, C] and X S' [C, BK]: rows against those of the chunk and the state before it."""
-    x_e = tl.zeros([C, C], dtype=ACC)
-    x_s = tl.zeros([C, BK], dtype=ACC)
-    for i_v in tl.range(0, V, BV, disable_licm=True):
-        o_v = i_v + tl.arange(0, BV)
-        m_v = inside(o_v, V, BV)[None, :]
-        o_v = o_v[None, :]
-        b_x = tl.load(p_x + (o_x + o_v), mask=m_x[:, None] & m_v, other=0.0).to(DOT)
-        b_e = tl.load(p_e + (o_e + o_v), mask=m_r[:, None] & m_v, other=0.0).to(DOT)
-        b_s = tl.load(p_s + (o_s + o_v), mask=m_k[:, None] & m_v, other=0.0).to(DOT)
-        x_e = tl.dot(b_x, tl.trans(b_e), x_e, input_precision=PRECISION)
-        x_s = tl.dot(b_x, tl.trans(b_s), x_s, input_precision=PRECISION)
-    return x_e, x_s
+    """X Y' of rows of WIDTH numbers at offsets o_x and o_y."""
+    x_y = tl.zeros([o_x.shape[0], o_y.shape[0]], dtype=ACC)
+    for i in tl.range(0, WIDTH, BLOCK, disable_licm=True):
+        b_x = row_block(p_x, o_x, m_x, i, WIDTH, BLOCK).to(DOT)
+        b_y = row_block(p_y, o_y, m_y, i, WIDTH, BLOCK).to(DOT)
+        x_y = tl.dot(b_x, tl.trans(b_y), x_y, input_precision=PRECISION)
+    return x_y
 
 
 @triton.jit
-def through_norm(dx, x, r):
-    """The gradient of raw rows x from that of r x, where r = (x.x + eps)^-1/2."""
-    radial = r * tl.sum(x * dx, axis=1) * r
-    return r[:, None] * (dx - radial[:, None] * x)
+def inner(
+    p_x, p_y, i_k,
+    K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """<X, Y> of BK rows of two states, by row."""
+    x_y = tl.zeros([BK], dtype=ACC)
+    for i_v in tl.range(0, V, BV, disable_licm=True):
+        o_v = i_v + tl.arange(0, BV)
+        o_kv, m_kv = state_block(i_k, o_v, inside(o_v, V, BV), K, V, BK)
+        b_x = tl.load(p_x + o_kv, mask=m_kv, other=0.0).to(ACC)
+        x_y += tl.sum(b_x * tl.load(p_y + o_kv, mask=m_kv, other=0.0).to(ACC), axis=1)
+    return x_y
+
+
+@triton.jit
+def store_rows(p, o_r, m_r, i, x, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Write numbers i ... i + BLOCK - 1 of rows at offsets `o_r`."""
+    o = i + tl.arange(0, BLOCK)
+    mask = m_r[:, None] & inside(o, WIDTH, BLOCK)[None, :]
+    tl.store(p + (o_r[:, None] + o[None, :]), x.to(p.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def through_norm(
+    p_dx, o_dx, p_x, o_x, p_raw, o_raw, m_r, r, along,
+    K: tl.constexpr, BK: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """dx of raw rows x from that of r x in p_raw, where r = (x.x + eps)^-1/2, along = x.d(r x)."""
+    tl.debug_barrier()  # other threads wrote what this one reads
+    for i in tl.range(0, K, BK, disable_licm=True):
+        x = row_block(p_x, o_x, m_r, i, K, BK).to(ACC)
+        dx = row_block(p_raw, o_raw, m_r, i, K, BK).to(ACC)
+        dx = r[:, None] * (dx - (r * along * r)[:, None] * x)
+        store_rows(p_dx, o_dx, m_r, i, dx, K, BK)
+    tl.debug_barrier()
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def chunk_gradients(
     q, k, beta, decay, do, errors, y, states, dstates, factors, cu_seqlens,
-    dq, dk, dv, dbeta, ddecay, gates,
+    dq, dk, dbeta, ddecay, gates, raw,
     scale, N, T,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     PACKED: tl.constexpr, DECAY: tl.constexpr, NORMALIZE: tl.constexpr,
-    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    """dq, dk of one value head, dv, dbeta and the decay's gradient of one chunk.
+    """dq, dk of one value head, dbeta and the decay's gradient of one chunk.
 
     Each matrix that is needed in both orientations comes from two dots or two scans: a
     transposed accumulator never feeds a dot. Row factors (beta, norms, decays) scale
@@ -133,28 +181,25 @@ def chunk_gradients(
     m_r = real_rows(length, i_c, NH, C)
     m_q = m_r & (micro == NH - 1)
     m_a = m_r & (micro == 0)
-    m_k = inside(o_k, K, BK)
     o_hk = i_h // (HV // H)
     i_sh = i_s * HV + i_h
-    o_ck = o_c[:, None] * (H * K) + o_k[None, :]
-    o_tk = o_t[:, None] * (H * K) + o_k[None, :]
-    o_cv = o_c[:, None] * (HV * V)
-    o_tv = o_t[:, None] * (HV * V)
-    o_kv = o_k[:, None] * V
+    o_ck = o_c * (H * K)
+    o_tk = o_t * (H * K)
+    o_cv = o_c * (HV * V)
+    o_tv = o_t * (HV * V)
     p_e = errors + (row * HV + i_h) * V
     p_y = y + (row * HV + i_h) * V
-    p_dv = dv + (row * HV + i_h) * V
     p_do = do + (token * HV + i_h) * V
     p_s = states + i_sh * K * V
     p_ds = dstates + i_sh * K * V
-    m_rk = m_r[:, None] & m_k[None, :]
-    m_qk = m_q[:, None] & m_k[None, :]
     p_f = factors + i_sh * 4 * C + o_c
     p_beta = beta + row * HV + i_h + o_c * HV
     p_k = k + (row * H + o_hk) * K
     p_q = q + (token * H + o_hk) * K
     p_a = decay + token * HV + i_h + o_t * HV
-    k_dot = tl.load(p_k + o_ck, mask=m_rk, other=0.0).to(DOT)
+    p_dq = dq + (token * HV + i_h) * K
+    p_dk = dk + (row * HV + i_h) * K
+    p_raw = raw + i_sh * C * K  # dq, then dk, of normalised rows: as many registers would spill
     lower = o_c[:, None] > o_c[None, :]
     upper = o_c[:, None] < o_c[None, :]
     if DECAY:
@@ -167,120 +212,119 @@ def chunk_gradients(
         o_cc = o_c[:, None] * C + o_c[None, :]
         p_between = gates + i_sh * 2 * C * C
         p_gates_t = p_between + C * C
-        x = tl.where(o_c[:, None] > o_c[None, :] + 1, before[:, None], 1.0)
-        x = tl.where(lower, tl.cumprod(x, axis=0), 0.0)
-        tl.store(p_between + o_cc, x.to(gates.dtype.element_ty))
-        x = tl.cumprod(tl.where(upper, alpha[None, :], 1.0), axis=1)
-        tl.store(p_gates_t + o_cc, tl.where(lower, 0.0, x).to(gates.dtype.element_ty))
+        g = tl.where(o_c[:, None] > o_c[None, :] + 1, before[:, None], 1.0)
+        g = tl.where(lower, tl.cumprod(g, axis=0), 0.0)
+        tl.store(p_between + o_cc, g.to(gates.dtype.element_ty))
+        g = tl.cumprod(tl.where(upper, alpha[None, :], 1.0), axis=1)
+        tl.store(p_gates_t + o_cc, tl.where(lower, 0.0, g).to(gates.dtype.element_ty))
         tl.debug_barrier()
 
-    # Row factors are loaded again in each pass, for the same reason.
     # What queries read: P, and the state before the chunk.
-    x_e, x_s = pair_with_past(
-        p_do, p_e, p_s, o_tv, o_cv, o_kv, m_q, m_r, m_k, V, C, BK, BV, ACC, DOT, PRECISION
-    )  # fmt: skip
     head = tl.load(p_f).to(ACC)
     rk = tl.load(p_f + 2 * C).to(ACC)
     rq = tl.load(p_f + 3 * C).to(ACC)
     b_beta = tl.load(p_beta, mask=m_r, other=0.0).to(ACC)
+    x_e = products(p_do, p_e, o_tv, o_cv, m_q, m_r, V, BV, ACC, DOT, PRECISION)
     x_e = tl.where(upper, 0.0, x_e) * (scale * b_beta * rk)[None, :]
     if DECAY:
         # dalpha_t: sum over j < t <= i of G[i, t] W[i, j] G[t - 1, j]; W pairs rows without G.
-        q_dot = tl.load(p_q + o_tk, mask=m_qk, other=0.0).to(DOT)
-        w = x_e * tl.dot(q_dot, tl.trans(k_dot), input_precision=PRECISION) * rq[:, None]
+        x_k = products(p_q, p_k, o_tk, o_ck, m_q, m_r, K, BK, ACC, DOT, PRECISION)
+        w = x_e * x_k * rq[:, None]
         w = tl.dot(tl.load(p_gates_t + o_cc).to(DOT), w.to(DOT), input_precision=PRECISION)
         between = tl.load(p_between + o_cc).to(ACC)
         b_da = tl.sum(between * w, axis=1)
         x_e = tl.where(lower, x_e * alpha[:, None] * between, x_e)
-    dx = tl.dot(x_e.to(DOT), k_dot, input_precision=PRECISION) + (scale * head)[:, None] * x_s
-    if DECAY or NORMALIZE:
-        x = tl.load(p_q + o_tk, mask=m_qk, other=0.0).to(ACC)
-        if DECAY:
-            w_first = scale * rq * tl.sum(x * x_s, axis=1)
+    x_dot = x_e.to(DOT)
+    along = tl.zeros([C], dtype=ACC)
+    x_first = tl.zeros([C], dtype=ACC)
+    for i in tl.range(0, K, BK, disable_licm=True):
+        o_s = (i + o_k) * V
+        m_s = inside(i + o_k, K, BK)
+        x_s = products(p_do, p_s, o_tv, o_s, m_q, m_s, V, BV, ACC, DOT, PRECISION)
+        b_k = row_block(p_k, o_ck, m_r, i, K, BK).to(DOT)
+        dx = tl.dot(x_dot, b_k, input_precision=PRECISION) + (scale * head)[:, None] * x_s
+        if DECAY or NORMALIZE:
+            x = row_block(p_q, o_tk, m_q, i, K, BK).to(ACC)
+            along += tl.sum(x * dx, axis=1)
+            x_first += tl.sum(x * x_s, axis=1)
         if NORMALIZE:
-            dx = through_norm(dx, x, rq)
-    p_dq = dq + (token * HV + i_h) * K + (o_t[:, None] * (HV * K) + o_k[None, :])
-    tl.store(p_dq, dx.to(dq.dtype.element_ty), mask=m_qk)
+            store_rows(p_raw, o_c * K, m_q, i, dx, K, BK)
+        else:
+            store_rows(p_dq, o_t * (HV * K), m_q, i, dx, K, BK)
+    if NORMALIZE:
+        through_norm(
+            p_dq, o_t * (HV * K), p_q, o_tk, p_raw, o_c * K, m_q, rq, along, K, BK, ACC
+        )  # fmt: skip
+    w_first = scale * rq * x_first
 
-    # What updates read: A = tril(KK'), and the state before the chunk.
-    x_e, x_s = pair_with_past(
-        p_y, p_e, p_s, o_cv, o_cv, o_kv, m_r, m_r, m_k, V, C, BK, BV, ACC, DOT, PRECISION
-    )  # fmt: skip
-    head = tl.load(p_f).to(ACC)
+    # What updates read, A = tril(KK'), and what others read of a row's key: A and P from the
+    # other side. Row factors are loaded again, since as many registers would spill.
     rk = tl.load(p_f + 2 * C).to(ACC)
+    rq = tl.load(p_f + 3 * C).to(ACC)
     b_beta = tl.load(p_beta, mask=m_r, other=0.0).to(ACC)
+    x_e = products(p_y, p_e, o_cv, o_cv, m_r, m_r, V, BV, ACC, DOT, PRECISION)
+    b_dbeta = tl.sum(tl.where(o_c[:, None] == o_c[None, :], x_e, 0.0), axis=1)
+    p_dbeta = dbeta + row * HV + i_h + o_c * HV
+    tl.store(p_dbeta, b_dbeta.to(dbeta.dtype.element_ty), mask=m_r)
     x_e = tl.where(lower, x_e, 0.0) * -b_beta[:, None] * (b_beta * rk)[None, :]
     if DECAY:
-        w = x_e * tl.dot(k_dot, tl.trans(k_dot), input_precision=PRECISION) * rk[:, None]
+        x_k = products(p_k, p_k, o_ck, o_ck, m_r, m_r, K, BK, ACC, DOT, PRECISION)
+        w = x_e * x_k * rk[:, None]
         w = tl.dot(tl.load(p_gates_t + o_cc).to(DOT), w.to(DOT), input_precision=PRECISION)
         between = tl.load(p_between + o_cc).to(ACC)
         b_da += tl.sum(between * w, axis=1)
         x_e *= alpha[:, None] * between
-    dx = tl.dot(x_e.to(DOT), k_dot, input_precision=PRECISION) - (head * b_beta)[:, None] * x_s
-    if DECAY:
-        x = tl.load(p_k + o_ck, mask=m_rk, other=0.0).to(ACC)
-        w_first -= b_beta * rk * tl.sum(x * x_s, axis=1)
-
-    # What others read of a row's key: P and A from the other side.
-    b_beta = tl.load(p_beta, mask=m_r, other=0.0).to(ACC)
-    e_do = tl.zeros([C, C], dtype=ACC)
-    e_y = tl.zeros([C, C], dtype=ACC)
-    b_dbeta = tl.zeros([C], dtype=ACC)
-    for i_v in tl.range(0, V, BV, disable_licm=True):
-        o_v = i_v + tl.arange(0, BV)
-        m_v = inside(o_v, V, BV)[None, :]
-        o_v = o_v[None, :]
-        m_rv = m_r[:, None] & m_v
-        b_do = tl.load(p_do + (o_tv + o_v), mask=m_q[:, None] & m_v, other=0.0).to(DOT)
-        b_e = tl.load(p_e + (o_cv + o_v), mask=m_rv, other=0.0).to(DOT)
-        b_y = tl.load(p_y + (o_cv + o_v), mask=m_rv, other=0.0).to(DOT)
-        e_do = tl.dot(b_e, tl.trans(b_do), e_do, input_precision=PRECISION)
-        e_y = tl.dot(b_e, tl.trans(b_y), e_y, input_precision=PRECISION)
-        b_dbeta += tl.sum(b_e.to(ACC) * b_y.to(ACC), axis=1)
-        b_dv = b_beta[:, None] * b_y.to(ACC)
-        tl.store(p_dv + (o_cv + o_v), b_dv.to(dv.dtype.element_ty), mask=m_rv)
-    rk = tl.load(p_f + 2 * C).to(ACC)
-    rq = tl.load(p_f + 3 * C).to(ACC)
-    e_do = tl.where(lower, 0.0, e_do) * (scale * b_beta)[:, None] * rq[None, :]
+    e_y = products(p_e, p_y, o_cv, o_cv, m_r, m_r, V, BV, ACC, DOT, PRECISION)
     e_y = tl.where(upper, e_y, 0.0) * -b_beta[:, None] * (b_beta * rk)[None, :]
+    e_do = products(p_e, p_do, o_cv, o_tv, m_r, m_q, V, BV, ACC, DOT, PRECISION)
+    e_do = tl.where(lower, 0.0, e_do) * (scale * b_beta)[:, None] * rq[None, :]
     if DECAY:
         gates_t = tl.load(p_gates_t + o_cc).to(ACC)
         e_do *= gates_t
         e_y *= gates_t
-    p_dbeta = dbeta + row * HV + i_h + o_c * HV
-    tl.store(p_dbeta, b_dbeta.to(dbeta.dtype.element_ty), mask=m_r)
-    q_dot = tl.load(p_q + o_tk, mask=m_qk, other=0.0).to(DOT)
-    dx = tl.dot(e_do.to(DOT), q_dot, dx, input_precision=PRECISION)
-    dx = tl.dot(e_y.to(DOT), k_dot, dx, input_precision=PRECISION)
+    k_dot = (x_e + e_y).to(DOT)
+    q_dot = e_do.to(DOT)
 
-    # What a row writes into the state after the chunk.
-    x_s = tl.zeros([C, BK], dtype=ACC)
-    s_ds = tl.zeros([BK], dtype=ACC)
-    for i_v in tl.range(0, V, BV, disable_licm=True):
-        o_v = i_v + tl.arange(0, BV)
-        m_v = inside(o_v, V, BV)[None, :]
-        o_v = o_v[None, :]
-        b_e = tl.load(p_e + (o_cv + o_v), mask=m_r[:, None] & m_v, other=0.0).to(DOT)
-        b_ds = tl.load(p_ds + (o_kv + o_v), mask=m_k[:, None] & m_v, other=0.0).to(DOT)
-        x_s = tl.dot(b_e, tl.trans(b_ds), x_s, input_precision=PRECISION)
-        if DECAY:
-            b_s = tl.load(p_s + (o_kv + o_v), mask=m_k[:, None] & m_v, other=0.0).to(ACC)
-            s_ds += tl.sum(b_s * b_ds.to(ACC), axis=1)
+    # The same for each block of keys, with what a row writes into the state after the chunk.
+    head = tl.load(p_f).to(ACC)
     tail = tl.load(p_f + C).to(ACC)
     rk = tl.load(p_f + 2 * C).to(ACC)
     b_beta = tl.load(p_beta, mask=m_r, other=0.0).to(ACC)
-    dx += (tail * b_beta)[:, None] * x_s
-    if DECAY or NORMALIZE:
-        x = tl.load(p_k + o_ck, mask=m_rk, other=0.0).to(ACC)
+    along = tl.zeros([C], dtype=ACC)
+    x_first = tl.zeros([C], dtype=ACC)
+    x_last = tl.zeros([C], dtype=ACC)
+    s_ds = tl.zeros([BK], dtype=ACC)
+    for i in tl.range(0, K, BK, disable_licm=True):
+        o_s = (i + o_k) * V
+        m_s = inside(i + o_k, K, BK)
+        y_s = products(p_y, p_s, o_cv, o_s, m_r, m_s, V, BV, ACC, DOT, PRECISION)
+        e_ds = products(p_e, p_ds, o_cv, o_s, m_r, m_s, V, BV, ACC, DOT, PRECISION)
+        dx = (tail * b_beta)[:, None] * e_ds - (head * b_beta)[:, None] * y_s
         if DECAY:
-            # Pairs of the chunk with the states at its two ends, and of these with each other.
-            w_last = b_beta * rk * tl.sum(x * x_s, axis=1)
-            b_da += tail * tl.sum(tl.load(p_between + o_cc).to(ACC) * w_last[None, :], axis=1)
-            to_first = tl.sum(tl.load(p_gates_t + o_cc).to(ACC) * w_first[None, :], axis=1)
-            b_da += tl.cumprod(before, axis=0) * (to_first + tail * tl.sum(s_ds, axis=0))
-            p_da = ddecay + token * HV + i_h + o_t * HV
-            tl.store(p_da, b_da.to(ddecay.dtype.element_ty), mask=m_a)
+            x = row_block(p_k, o_ck, m_r, i, K, BK).to(ACC)
+            x_first += tl.sum(x * y_s, axis=1)
+            x_last += tl.sum(x * e_ds, axis=1)
+            s_ds += inner(p_s, p_ds, i, K, V, BK, BV, ACC)
+        b_k = row_block(p_k, o_ck, m_r, i, K, BK).to(DOT)
+        dx = tl.dot(k_dot, b_k, dx, input_precision=PRECISION)
+        b_q = row_block(p_q, o_tk, m_q, i, K, BK).to(DOT)
+        dx = tl.dot(q_dot, b_q, dx, input_precision=PRECISION)
         if NORMALIZE:
-            dx = through_norm(dx, x, rk)
-    p_dk = dk + (row * HV + i_h) * K + (o_c[:, None] * (HV * K) + o_k[None, :])
-    tl.store(p_dk, dx.to(dk.dtype.element_ty), mask=m_rk)
+            x = row_block(p_k, o_ck, m_r, i, K, BK).to(ACC)
+            along += tl.sum(x * dx, axis=1)
+            store_rows(p_raw, o_c * K, m_r, i, dx, K, BK)
+        else:
+            store_rows(p_dk, o_c * (HV * K), m_r, i, dx, K, BK)
+    if NORMALIZE:
+        through_norm(
+            p_dk, o_c * (HV * K), p_k, o_ck, p_raw, o_c * K, m_r, rk, along, K, BK, ACC
+        )  # fmt: skip
+    if DECAY:
+        # Pairs of the chunk with the states at its two ends, and of these with each other.
+        w_first -= b_beta * rk * x_first
+        w_last = b_beta * rk * x_last
+        b_da += tail * tl.sum(tl.load(p_between + o_cc).to(ACC) * w_last[None, :], axis=1)
+        to_first = tl.sum(tl.load(p_gates_t + o_cc).to(ACC) * w_first[None, :], axis=1)
+        b_da += tl.cumprod(before, axis=0) * (to_first + tail * tl.sum(s_ds, axis=0))
+        p_da = ddecay + token * HV + i_h + o_t * HV
+        tl.store(p_da, b_da.to(ddecay.dtype.element_ty), mask=m_a)

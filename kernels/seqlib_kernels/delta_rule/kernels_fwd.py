@@ -79,6 +79,21 @@ def inside(o, n: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def row_block(p, o_r, m_r, i, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Numbers i ... i + BLOCK - 1 of rows at offsets `o_r`, zeros where there are none."""
+    o = i + tl.arange(0, BLOCK)
+    mask = m_r[:, None] & inside(o, WIDTH, BLOCK)[None, :]
+    return tl.load(p + (o_r[:, None] + o[None, :]), mask=mask, other=0.0)
+
+
+@triton.jit
+def state_block(i_k, o_v, m_v, K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr):
+    """Offsets and mask of a [BK, BV] block of a state."""
+    o_k = i_k + tl.arange(0, BK)
+    return o_k[:, None] * V + o_v[None, :], inside(o_k, K, BK)[:, None] & m_v[None, :]
+
+
+@triton.jit
 def inverse_of_diagonal(a, beta, C: tl.constexpr, ACC: tl.constexpr):
     """(I + a diag(beta))^-1 of the SUB x SUB diagonal blocks of strictly lower `a`."""
     NB: tl.constexpr = C // SUB
@@ -143,13 +158,8 @@ def chunk_matrices(
     p_k = k + (row * H + o_hk) * K
     p_q = q + (token * H + o_hk) * K
     for i_k in range(0, K, BK):
-        o_k = i_k + tl.arange(0, BK)
-        m_k = inside(o_k, K, BK)[None, :]
-        o_k = o_k[None, :]
-        b_k = tl.load(p_k + (o_c[:, None] * (H * K) + o_k), mask=m_r[:, None] & m_k, other=0.0)
-        b_q = tl.load(p_q + (o_t[:, None] * (H * K) + o_k), mask=m_q[:, None] & m_k, other=0.0)
-        b_k = b_k.to(DOT)
-        b_q = b_q.to(DOT)
+        b_k = row_block(p_k, o_c * (H * K), m_r, i_k, K, BK).to(DOT)
+        b_q = row_block(p_q, o_t * (H * K), m_q, i_k, K, BK).to(DOT)
         kk = tl.dot(b_k, tl.trans(b_k), kk, input_precision=PRECISION)
         qk = tl.dot(b_q, tl.trans(b_k), qk, input_precision=PRECISION)
         if NORMALIZE:
@@ -199,66 +209,82 @@ def forward_sweep(
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     PACKED: tl.constexpr, INITIAL: tl.constexpr, OUTPUT: tl.constexpr,
-    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """R = V - g KS;  E = R - M(beta R);  U = beta E;  O = scale g QS + PU;  S = g_C S + (G_C K)'U.
 
     With OUTPUT it writes o and hT; without, what the backward pass needs: S of each chunk and E.
     """
+    NB: tl.constexpr = (K + BK - 1) // BK
     i_nh = tl.program_id(0).to(tl.int64)
     i_n = i_nh // HV
     i_h = i_nh % HV
     start, length = bounds(cu_seqlens, i_n, T, PACKED)
     slot = first_slot(cu_seqlens, i_n, T, NH, C, PACKED)
     o_c = tl.arange(0, C)
-    o_k = tl.arange(0, BK)
     o_v = tl.program_id(1) * BV + tl.arange(0, BV)
-    m_k = inside(o_k, K, BK)
     m_v = inside(o_v, V, BV)
-    m_kv = m_k[:, None] & m_v[None, :]
-    o_kv = o_k[:, None] * V + o_v[None, :]
     o_cc = o_c[:, None] * C + o_c[None, :]
-    o_ck = o_c[:, None] * (H * K) + o_k[None, :]
     o_cv = o_c[:, None] * (HV * V) + o_v[None, :]
     o_hk = i_h // (HV // H)
 
-    s = tl.zeros([BK, BV], dtype=ACC)
-    if INITIAL:
-        s += tl.load(h0 + i_nh * K * V + o_kv, mask=m_kv, other=0.0).to(ACC)
+    s = ()
+    for b in tl.static_range(NB):
+        s_b = tl.zeros([BK, BV], dtype=ACC)
+        if INITIAL:
+            o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
+            s_b += tl.load(h0 + i_nh * K * V + o_kv, mask=m_kv, other=0.0).to(ACC)
+        s = s + (s_b,)  # noqa: RUF005 - no unpacking in kernels
     for i_c in tl.range(0, ((length * NH + C - 1) // C).to(tl.int32), disable_licm=True):
         row, token, o_t, micro = rows_of(start, i_c, NH, C)
         m_r = real_rows(length, i_c, NH, C)
+        m_q = m_r & (micro == NH - 1)
         i_sh = (slot + i_c) * HV + i_h
         p_f = factors + i_sh * 4 * C
-        p_k = k + (row * H + o_hk) * K + o_ck
+        p_k = k + (row * H + o_hk) * K
+        p_q = q + (token * H + o_hk) * K
+        k_s = tl.zeros([C, BV], dtype=ACC)
+        q_s = tl.zeros([C, BV], dtype=ACC)
+        for b in tl.static_range(NB):
+            if not OUTPUT:
+                o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
+                p_s = states + i_sh * K * V + o_kv
+                tl.store(p_s, s[b].to(states.dtype.element_ty), mask=m_kv)
+            s_dot = s[b].to(DOT)
+            b_k = row_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
+            k_s = tl.dot(b_k, s_dot, k_s, input_precision=PRECISION)
+            if OUTPUT:
+                b_q = row_block(p_q, o_t * (H * K), m_q, b * BK, K, BK).to(DOT)
+                q_s = tl.dot(b_q, s_dot, q_s, input_precision=PRECISION)
         p_v = v + (row * HV + i_h) * V + o_cv
-        b_k = tl.load(p_k, mask=m_r[:, None] & m_k[None, :], other=0.0).to(DOT)  # [C, BK]
         b_v = tl.load(p_v, mask=m_r[:, None] & m_v[None, :], other=0.0).to(ACC)  # [C, BV]
-        b_m = tl.load(mix + i_sh * C * C + o_cc).to(DOT)
+        b_m = tl.load(mix + i_sh * C * C + o_cc).to(ACC)
         b_beta = tl.load(beta + row * HV + i_h + o_c * HV, mask=m_r, other=0.0).to(ACC)
         head = tl.load(p_f + o_c).to(ACC)
         tail = tl.load(p_f + C + o_c).to(ACC)
         rk = tl.load(p_f + 2 * C + o_c).to(ACC)
-        s_dot = s.to(DOT)
-        r = b_v - (head * rk)[:, None] * tl.dot(b_k, s_dot, input_precision=PRECISION)
-        e = r - tl.dot(b_m, (b_beta[:, None] * r).to(DOT), input_precision=PRECISION)
+        r = b_v - (head * rk)[:, None] * k_s
+        e = r - tl.dot(b_m, b_beta[:, None] * r, input_precision=EXACT)
         u = b_beta[:, None] * e
         if OUTPUT:
-            m_q = (m_r & (micro == NH - 1))[:, None]
-            p_q = q + (token * H + o_hk) * K + (o_t[:, None] * (H * K) + o_k[None, :])
-            b_q = tl.load(p_q, mask=m_q & m_k[None, :], other=0.0).to(DOT)
             b_p = tl.load(attention + i_sh * C * C + o_cc).to(DOT)
             rq = tl.load(p_f + 3 * C + o_c).to(ACC)
-            out = tl.dot(b_q, s_dot, input_precision=PRECISION) * (scale * head * rq)[:, None]
+            out = (scale * head * rq)[:, None] * q_s
             out += tl.dot(b_p, u.to(DOT), input_precision=PRECISION)
             p_o = o + (token * HV + i_h) * V + (o_t[:, None] * (HV * V) + o_v[None, :])
-            tl.store(p_o, out.to(o.dtype.element_ty), mask=m_q & m_v[None, :])
+            tl.store(p_o, out.to(o.dtype.element_ty), mask=m_q[:, None] & m_v[None, :])
         else:
             p_e = errors + (row * HV + i_h) * V + o_cv
-            tl.store(states + i_sh * K * V + o_kv, s.to(states.dtype.element_ty), mask=m_kv)
             tl.store(p_e, e.to(errors.dtype.element_ty), mask=m_r[:, None] & m_v[None, :])
         whole = tl.load(p_f + C - 1).to(ACC)  # decay over the whole chunk
         write = ((tail * rk)[:, None] * u).to(DOT)
-        s = whole * s + tl.dot(tl.trans(b_k), write, input_precision=PRECISION)
+        after = ()
+        for b in tl.static_range(NB):
+            b_k = row_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
+            new = tl.dot(tl.trans(b_k), write, input_precision=PRECISION)
+            after = after + (whole * s[b] + new,)  # noqa: RUF005
+        s = after
     if OUTPUT:
-        tl.store(hT + i_nh * K * V + o_kv, s.to(hT.dtype.element_ty), mask=m_kv)
+        for b in tl.static_range(NB):
+            o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
+            tl.store(hT + i_nh * K * V + o_kv, s[b].to(hT.dtype.element_ty), mask=m_kv)

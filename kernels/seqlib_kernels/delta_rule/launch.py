@@ -12,29 +12,65 @@ from .._core.launch import INTERPRETER, Launch, LaunchTable
 
 MAX_K = 256  # a program holds K rows of the state in registers
 
-# C rows make a chunk; a sweep holds a [K, BV] tile of the state. The width is K. Tiles are as
-# large as registers allow: tests/aot tells which rows spill.
+# C rows make a chunk; a sweep holds a [K, BV] tile of the state, as blocks of BK keys: what a dot
+# reads of them takes registers too. The width is K. Which rows compile without spills was found
+# by trying (tests/aot); none was timed.
 LAUNCH = LaunchTable(
     (
-        Launch(arch=INTERPRETER, itemsize=4, width=8, tiles={"C": 64, "BV": 16}),
-        Launch(arch=INTERPRETER, itemsize=4, width=MAX_K, tiles={"C": 32, "BV": 16}),
+        Launch(arch=INTERPRETER, itemsize=4, width=8, tiles={"C": 64, "BK": 16, "BV": 16}),
+        Launch(arch=INTERPRETER, itemsize=4, width=MAX_K, tiles={"C": 32, "BK": 64, "BV": 16}),
         Launch(
             arch="sm_90",
             itemsize=2,
             width=64,
-            tiles={"C": 64, "BV": 32},
+            tiles={"C": 64, "BK": 64, "BV": 32},
             per_kernel={"chunk_matrices": {"num_warps": 8}, "chunk_gradients": {"num_warps": 8}},
         ),
-        Launch(arch="sm_90", itemsize=2, width=128, tiles={"C": 32, "BV": 32}, num_warps=8),
-        Launch(arch="sm_90", itemsize=2, width=256, tiles={"C": 32, "BV": 16}, num_warps=8),
-        Launch(arch="sm_90", itemsize=4, width=64, tiles={"C": 16, "BV": 16}, num_warps=8),
-        Launch(arch="sm_90", itemsize=4, width=128, tiles={"C": 16, "BV": 16}, num_warps=8),
-        Launch(arch="sm_90", itemsize=4, width=256, tiles={"C": 16, "BV": 16}, num_warps=8),
-        Launch(arch="gfx942", itemsize=2, width=64, tiles={"C": 32, "BV": 32}),
-        Launch(arch="gfx942", itemsize=2, width=128, tiles={"C": 32, "BV": 32}),
-        Launch(arch="gfx942", itemsize=2, width=256, tiles={"C": 32, "BV": 16}),
-        Launch(arch="gfx942", itemsize=4, width=128, tiles={"C": 16, "BV": 16}),
-        Launch(arch="gfx942", itemsize=4, width=256, tiles={"C": 16, "BV": 16}, num_warps=8),
+        Launch(
+            arch="sm_90",
+            itemsize=2,
+            width=128,
+            tiles={"C": 32, "BK": 64, "BV": 32},
+            num_warps=8,
+        ),
+        Launch(
+            arch="sm_90",
+            itemsize=2,
+            width=256,
+            tiles={"C": 32, "BK": 64, "BV": 16},
+            num_warps=8,
+        ),
+        Launch(
+            arch="sm_90",
+            itemsize=4,
+            width=128,
+            tiles={"C": 16, "BK": 64, "BV": 32},
+            num_warps=8,
+        ),
+        Launch(
+            arch="sm_90",
+            itemsize=4,
+            width=256,
+            tiles={"C": 16, "BK": 64, "BV": 32},
+            num_warps=8,
+            per_kernel={"forward_sweep": {"num_stages": 3}, "chunk_gradients": {"num_warps": 4}},
+        ),
+        Launch(
+            arch="sm_80",
+            itemsize=2,
+            width=256,
+            tiles={"C": 32, "BK": 64, "BV": 32},
+            num_warps=8,
+        ),
+        Launch(
+            arch="sm_80",
+            itemsize=4,
+            width=256,
+            tiles={"C": 16, "BK": 64, "BV": 16},
+            num_warps=8,
+        ),
+        Launch(arch="gfx942", itemsize=2, width=256, tiles={"C": 16, "BK": 64, "BV": 32}),
+        Launch(arch="gfx942", itemsize=4, width=256, tiles={"C": 16, "BK": 64, "BV": 16}),
     ),
     default="sm_90",
 )
@@ -48,7 +84,9 @@ class Arithmetic:
         dot: the dtype of dot operands; sums have the state's dtype.
         kept: the dtype of tensors that pass from kernel to kernel.
         precision: Triton's `input_precision` of dots of float32 operands.
-        exact: the same for the triangular solve, whose errors multiply.
+        exact: the same for the triangular solve, whose errors multiply, and for products with
+            its result M, which stays in the state's dtype: where eigenvalues are -1 no error
+            of it ever fades.
     """
 
     dot: torch.dtype
@@ -96,4 +134,5 @@ def saved_shapes(
     row = pick(q)
     C, kept = row.tiles["C"], arithmetic(q.dtype, row).kept
     lead = (slots(q, num_householder, sequences, C), v.shape[2])
-    return [((*lead, C, C), kept), ((*lead, C, C), kept), ((*lead, 4, C), state_dtype(q.dtype))]
+    wide = state_dtype(q.dtype)
+    return [((*lead, C, C), wide), ((*lead, C, C), kept), ((*lead, 4, C), wide)]
