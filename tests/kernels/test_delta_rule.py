@@ -8,6 +8,8 @@ import pytest
 import torch
 from seqlib_kernels import delta_rule, delta_rule_step
 from seqlib_kernels._core import threads
+from seqlib_kernels._core.launch import INTERPRETER, Launch
+from seqlib_kernels.delta_rule.launch import LAUNCH
 from seqlib_kernels.delta_rule.spec import SPEC
 from seqlib_kernels.testing import Problem, errors, oracle, rel_err, solve
 
@@ -66,6 +68,35 @@ def golden_errors(arrays, dtype, backend) -> dict[str, float]:
 def test_golden_float64(path, backend):
     found = golden_errors(load(path), torch.float64, backend)
     assert max(found.values()) <= 1e-10, found
+
+
+def chunks_of(rows) -> Launch:
+    return Launch(arch=INTERPRETER, itemsize=8, width=16, tiles={"C": rows, "BK": 16, "BV": 16})
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("rows", [16, 32, 64])
+def test_golden_in_chunks_of_any_size(rows):
+    with LAUNCH.forced(chunks_of(rows)):
+        found = golden_errors(load(GOLDEN / "gdelta_init_wy16.npz"), torch.float64, "triton")
+    assert max(found.values()) <= 1e-10, found
+
+
+@pytest.mark.interpret
+def test_golden_triangular_inverse():
+    """The published T = (I + L)^-1 of each chunk is I - diag(beta) M, with M of the kernels."""
+    from seqlib_kernels.delta_rule import kernels
+
+    arrays = load(GOLDEN / "gdelta_init_wy16.npz")
+    q, k, v, beta, g = (arrays[f"in_{n}"] for n in ("q", "k", "v", "beta", "g"))
+    with LAUNCH.forced(chunks_of(16)):
+        _, _, (M, *_) = kernels.delta_rule_fwd(
+            q, k, v, beta, g.exp(), None, None, 1.0, False, 1, True
+        )
+    whole = beta.shape[1] // 16  # chunks; the last one, which is not full, is left out
+    rows = beta[0, : 16 * whole].unflatten(0, (whole, 16)).transpose(1, 2)  # [chunks, heads, 16]
+    got = torch.eye(16, dtype=torch.float64) - rows[..., None] * M[:whole]
+    assert rel_err(got, arrays["wy_T"].transpose(0, 1)[:whole], time=None) <= 1e-10
 
 
 # Measured on cpu: 6.1e-7 and 1.02e-2, where the reference's 1.02e-2 says it is all in the inputs.
