@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ._core.backend import resolve
 from ._core.dtypes import state_dtype
-from ._core.launch import Launch
+from ._core.launch import Launch, device_arch
 from ._core.spec import TOL, Case, OpSpec
 from .delta_rule.spec import SPEC as DELTA_RULE
 from .linear_scan.spec import SPEC as LINEAR_SCAN
@@ -240,9 +240,11 @@ def check_kernels(
     for spec in SPECS if specs is None else specs:
         name = resolve(torch.empty(0, device=device), backend)
         T = length or 2 * max(tile_lengths(spec, name, device)) + 3
-        for launch in launches(spec, name, device):
-            for case in spec.cases:
-                for dtype in case.dtypes:
+        for case in spec.cases:
+            for dtype in case.dtypes:
+                if device.type != "cpu" and dtype in spec.refused_on_gpu:
+                    continue
+                for launch in launches(spec, name, device, dtype):
                     error = _worst(spec, case, T, dtype, device, name, launch)
                     label = "-" if launch is None else _label(launch)
                     bound = spec.tolerance[dtype]
@@ -255,17 +257,21 @@ def check_kernels(
     return report
 
 
-def launches(spec: OpSpec, backend: str, device: torch.device) -> tuple[Launch | None, ...]:
-    """The launch rows of a family on `device`; one None where the backend has none."""
+def launches(
+    spec: OpSpec, backend: str, device: torch.device, dtype: torch.dtype
+) -> tuple[Launch | None, ...]:
+    """The launch rows that `dtype` may be given on `device`; one None where there are none."""
     if backend != "triton" or spec.launch is None:
         return (None,)
-    return spec.launch.rows_for(device)
+    return spec.launch.serving(device_arch(device), spec.launch_itemsize(dtype))
 
 
 def tile_lengths(spec: OpSpec, backend: str, device: torch.device | str) -> tuple[int, ...]:
     """The lengths at which the family's kernels change path on `device`."""
-    rows = launches(spec, backend, torch.device(device))
-    named = {row.tiles["BT"] for row in rows if row is not None and "BT" in row.tiles}
+    if backend != "triton" or spec.launch is None:
+        return spec.tiles
+    rows = spec.launch.rows_of(device_arch(torch.device(device)))
+    named = {row.tiles["BT"] for row in rows if "BT" in row.tiles}
     return tuple(sorted(named)) or spec.tiles
 
 

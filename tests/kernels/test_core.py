@@ -138,8 +138,15 @@ def test_launch_rows_by_size():
 def test_launch_rows_by_device():
     own = LaunchTable((*TABLE.rows, row(INTERPRETER, 4, 16)), default="sm_90")
     assert own.pick(torch.ones(1), 8) is own.rows[-1]
-    assert own.rows_for(torch.device("cpu")) == own.rows[-1:]
-    assert TABLE.rows_for(torch.device("cpu")) == TABLE.rows[:3]
+    assert own.rows_of(INTERPRETER) == own.rows[-1:]
+    assert TABLE.rows_of(INTERPRETER) == TABLE.rows[:3]
+
+
+def test_launch_rows_serve_the_nearest_size():
+    assert TABLE.serving("sm_90", 2) == TABLE.rows[:2]
+    assert TABLE.serving("sm_90", 8) == TABLE.rows[2:3]
+    assert TABLE.serving("gfx942", 2) == TABLE.rows[3:]
+    assert TABLE.serving("sm_120", 4) == TABLE.rows[2:3]
 
 
 def test_forced_launch_row():

@@ -51,6 +51,9 @@ each_case = pytest.mark.parametrize(("spec", "case"), CASES)
 
 
 def draw(spec, case, B, T, target, **options) -> Problem:
+    dtype = options.get("dtype", case.dtypes[0])
+    if target.device == "cuda" and dtype in spec.refused_on_gpu:
+        pytest.skip(f"{dtype} is refused, as test_refused_on_gpu holds")
     return Problem.draw(spec, case, B, T, device=target.device, **options)
 
 
@@ -463,6 +466,29 @@ def test_bad_tensors(spec, case):
                 spec.op(**{**inputs, name: wrong}, **case.options)
             blamed = {name} if kind in ("list", "rank") else set(inputs)
             assert any(str(caught.value).startswith(f"{n} must") for n in blamed), caught.value
+
+
+@pytest.mark.parametrize("target", TARGETS[1:])
+@pytest.mark.parametrize(("spec", "case", "dtype"), DTYPES)
+def test_kernels_use_rows_that_the_self_check_tries(spec, case, dtype, target, monkeypatch):
+    problem = draw(spec, case, 1, 3, target, dtype=dtype)
+    pick, used = spec.launch.pick, []
+    monkeypatch.setattr(spec.launch, "pick", lambda *args: used.append(pick(*args)) or used[-1])
+    run(problem, target)
+    tried = testing.launches(spec, "triton", torch.device(target.device), dtype)
+    assert used
+    assert all(row in tried for row in used)
+
+
+@pytest.mark.gpu
+@each_case
+def test_refused_on_gpu(spec, case):
+    for dtype in spec.refused_on_gpu:
+        problem = Problem.draw(spec, case, 2, 5, dtype=dtype, device="cuda")
+        with pytest.raises(TypeError, match=f"must not be {str(dtype)[6:]} on a GPU"):
+            solve(spec.op, problem, backend="triton")
+        reference = solve(spec.op, problem, backend="reference")
+        assert_close(reference, oracle(problem), spec, dtype)
 
 
 @each_case

@@ -71,14 +71,14 @@ class LaunchTable:
             arch = self._default
         if itemsize is None:
             itemsize = x.element_size() // (2 if x.is_complex() else 1)
-        rows = [r for r in self.rows if r.arch == arch]
-        nearest = min((r.itemsize for r in rows), key=lambda size: abs(size - itemsize))
-        rows = sorted((r for r in rows if r.itemsize == nearest), key=lambda r: r.width)
+        rows = sorted(self.serving(arch, itemsize), key=lambda r: r.width)
         return next((r for r in rows if r.width >= width), rows[-1])
 
-    def rows_for(self, device: torch.device) -> tuple[Launch, ...]:
-        """The rows that `device` may be given."""
-        return self.rows_of(device_arch(device))
+    def serving(self, arch: str, itemsize: int) -> tuple[Launch, ...]:
+        """The rows that numbers of `itemsize` bytes may be given on devices of `arch`."""
+        rows = self.rows_of(arch)
+        nearest = min((r.itemsize for r in rows), key=lambda size: abs(size - itemsize))
+        return tuple(r for r in rows if r.itemsize == nearest)
 
     def rows_of(self, arch: str) -> tuple[Launch, ...]:
         """The rows that devices of `arch` may be given."""

@@ -67,6 +67,8 @@ class OpSpec:
         tiles: lengths at which kernels change path; tests try each with one less and one more.
             Where launch rows name a tile of time, BT, those lengths take its place.
         launch: the table of Triton launch rows; tests run every row.
+        launch_itemsize: the bytes of a number by the inputs' dtype, as `launch` counts them.
+        refused_on_gpu: dtypes that the Triton kernels take in the interpreter only.
         exact_cut: by backend, the c for which a sequence cut after any multiple of c tokens, the
             state handed over, gives the result of the whole bit for bit. Missing: close only.
         spoils_chunks: the backends on which a NaN spoils the whole chunk it is in, earlier steps
@@ -87,6 +89,8 @@ class OpSpec:
     complex_state: Callable[[str], bool] = lambda _: False
     tiles: tuple[int, ...]
     launch: LaunchTable | None = None
+    launch_itemsize: Callable[[torch.dtype], int] = lambda dtype: dtype.itemsize
+    refused_on_gpu: frozenset[torch.dtype] = frozenset()
     exact_cut: Mapping[str, int] = field(default_factory=dict)
     spoils_chunks: frozenset[str] = frozenset()
     tolerance: Mapping[torch.dtype, float] = field(default_factory=lambda: TOL)

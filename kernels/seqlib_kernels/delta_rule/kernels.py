@@ -38,7 +38,7 @@ class _Plan:
         if K > MAX_K:
             raise ValueError(f"q must have a head size K of at most {MAX_K} on a GPU, got {K}")
         if q.dtype == torch.float64 and not interpreting():
-            raise TypeError("the Triton kernels of delta_rule take no float64 on a GPU")
+            raise TypeError("q must not be float64 on a GPU: use float32, or backend='reference'")
         self.sequences = B if cu_seqlens is None else cu_seqlens.shape[0] - 1
         self.saved = saved_shapes(q, v, num_householder, self.sequences)
         self.row = pick(q)

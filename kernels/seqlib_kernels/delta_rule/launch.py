@@ -112,10 +112,14 @@ def arithmetic(dtype: torch.dtype, row: Launch) -> Arithmetic:
     return Arithmetic(wide, wide, "tf32" if dtype == torch.float16 and not amd else exact, exact)
 
 
+def itemsize(dtype: torch.dtype) -> int:
+    """The bytes of a number in the kernels for inputs of `dtype`."""
+    return (dtype if dtype == torch.bfloat16 else state_dtype(dtype)).itemsize
+
+
 def pick(q: Tensor) -> Launch:
     """The launch row for queries [B, T, H, K]."""
-    wide = q.dtype != torch.bfloat16
-    return LAUNCH.pick(q, q.shape[3], state_dtype(q.dtype).itemsize if wide else None)
+    return LAUNCH.pick(q, q.shape[3], itemsize(q.dtype))
 
 
 def slots(q: Tensor, num_householder: int, sequences: int, C: int) -> int:

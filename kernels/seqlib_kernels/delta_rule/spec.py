@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from .._core.spec import TOL, Case, Inputs, OpSpec
 from . import reference
-from .launch import LAUNCH
+from .launch import LAUNCH, itemsize
 from .op import delta_rule
 from .step import delta_rule_step
 
@@ -120,6 +120,8 @@ SPEC = OpSpec(
     state_shape=lambda N, dims: (N, dims["HV"], dims["K"], dims["V"]),
     tiles=(16, 64),
     launch=LAUNCH,
+    launch_itemsize=itemsize,
+    refused_on_gpu=frozenset({torch.float64}),
     exact_cut={"cpu": 16, "triton": 64},
     spoils_chunks=frozenset({"triton"}),
     # Measured on CPUs, T = 35, worst of all results: float32 16 eps, and 41 where one key is
