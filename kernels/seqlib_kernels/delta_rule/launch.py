@@ -24,7 +24,10 @@ LAUNCH = LaunchTable(
             itemsize=2,
             width=64,
             tiles={"C": 64, "BK": 64, "BV": 32},
-            per_kernel={"chunk_matrices": {"num_warps": 8}, "chunk_gradients": {"num_warps": 8}},
+            per_kernel={
+                "chunk_matrices": {"num_warps": 8},
+                "chunk_gradients": {"num_warps": 8, "num_stages": 3},
+            },
         ),
         Launch(
             arch="sm_90",
@@ -46,6 +49,7 @@ LAUNCH = LaunchTable(
             width=128,
             tiles={"C": 16, "BK": 64, "BV": 32},
             num_warps=8,
+            per_kernel={"forward_sweep": {"num_stages": 3}},
         ),
         Launch(
             arch="sm_90",
