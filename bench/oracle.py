@@ -30,11 +30,10 @@ def solve(problem: Problem) -> Result:
         name: x.to(torch.promote_types(x.dtype, torch.float64)).requires_grad_()
         for name, x in problem.inputs.items()
     }
-    rows = problem.case.rows_per_token
-    split = {name: x.split(SEGMENT * rows.get(name, 1), 1) for name, x in leaves.items()}
-    names, pieces = list(split), zip(*split.values(), strict=True)
+    names, T = list(leaves), problem.workload.T
     outputs, state = [], None
-    for piece in pieces:
+    for first in range(0, T, SEGMENT):
+        piece = problem.case.tokens(leaves, first, min(first + SEGMENT, T)).values()
 
         def run(state: Tensor | None, *tensors: Tensor) -> tuple[Tensor, Tensor | None]:
             return problem.spec.reference(

@@ -80,6 +80,5 @@ def make_problem(workload: Workload, spec: OpSpec, device: torch.device) -> Prob
 
 def _output_dims(spec: OpSpec, case: Case, inputs: Inputs) -> tuple[int, ...]:
     """The sizes of the output behind B and T, seen on the first token."""
-    first = {name: x[:, : case.rows_per_token.get(name, 1)] for name, x in inputs.items()}
-    output, _ = spec.reference(**first, **case.options)
+    output, _ = spec.reference(**case.tokens(inputs, 0, 1), **case.options)
     return tuple(output.shape[2:])

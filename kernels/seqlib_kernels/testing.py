@@ -99,7 +99,7 @@ class Problem:
 
         state = spec.state_shape(N, dims)
         kept = state_dtype(dtype)
-        output = _shapes(spec, case, dims, inputs, cu_seqlens)
+        output = _output_shape(spec, case, B, T, dims, inputs)
         return cls(
             spec,
             case,
@@ -110,6 +110,11 @@ class Problem:
             normal(output, dtype),
             normal(state, kept),
         )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the inputs."""
+        return self.output_grad.dtype
 
     def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> "Problem":
         """The same numbers in another floating dtype, states and gradients included."""
@@ -127,28 +132,14 @@ class Problem:
         )
 
 
-def _shapes(
-    spec: OpSpec,
-    case: Case,
-    dims: Mapping[str, int],
-    inputs: Mapping[str, Tensor],
-    cu_seqlens: Tensor | None,
+def _output_shape(
+    spec: OpSpec, case: Case, B: int, T: int, dims: Mapping[str, int], inputs: dict[str, Tensor]
 ) -> torch.Size:
-    """The shape of the output, from one token of the definition (the batch and T are inputs')."""
-    T = _length(case, inputs)
-    one = {n: x[:1, : case.rows_per_token.get(n, 1)] for n, x in inputs.items()}
+    """The shape of the output, from one token of the definition."""
     if T == 0:
-        one = {
-            n: x.new_zeros(1, case.rows_per_token.get(n, 1), *x.shape[2:]) for n, x in one.items()
-        }
-    output, _ = spec.reference(**one, **case.options)
-    B = next(iter(inputs.values())).shape[0]
+        inputs = case.make(1, 1, dims, torch.Generator())
+    output, _ = spec.reference(**case.tokens(inputs, 0, 1), **case.options)
     return torch.Size((B, T, *output.shape[2:]))
-
-
-def _length(case: Case, inputs: Mapping[str, Tensor]) -> int:
-    name, x = next(iter(inputs.items()))
-    return x.shape[1] // case.rows_per_token.get(name, 1)
 
 
 def solve(function: Callable[..., Any], problem: Problem, **options: Any) -> dict[str, Tensor]:
@@ -182,12 +173,12 @@ def oracle(problem: Problem) -> dict[str, Tensor]:
 
 
 def errors(
-    got: Mapping[str, Tensor], want: Mapping[str, Tensor], dtype: torch.dtype
+    got: Mapping[str, Tensor], want: Mapping[str, Tensor], problem: Problem
 ) -> dict[str, float]:
-    """The error of every result in units of the eps of `dtype`."""
-    eps = torch.finfo(dtype).eps
-    states = ("final_state", "d_initial_state")
-    return {n: rel_err(got[n], want[n], time=None if n in states else 1) / eps for n in want}
+    """The error of every result of `problem` in units of the eps of its dtype."""
+    eps = torch.finfo(problem.dtype).eps
+    timeless = {"final_state", "d_initial_state", *(f"d_{n}" for n in problem.case.constants)}
+    return {n: rel_err(got[n], want[n], time=None if n in timeless else 1) / eps for n in want}
 
 
 @dataclass(frozen=True)
@@ -303,6 +294,5 @@ def _worst(
     )
     with launch_forced(spec, launch):
         return max(
-            max(errors(solve(spec.op, p, backend=backend), oracle(p), dtype).values())
-            for p in problems
+            max(errors(solve(spec.op, p, backend=backend), oracle(p), p).values()) for p in problems
         )

@@ -129,7 +129,7 @@ def test_golden_signed_decay(name, backend):
 
 def check(problem, backend="cpu", bound=None):
     dtype = problem.inputs["q"].dtype
-    found = errors(solve(SPEC.op, problem, backend=backend), oracle(problem), dtype)
+    found = errors(solve(SPEC.op, problem, backend=backend), oracle(problem), problem)
     bound = SPEC.tolerance[dtype] if bound is None else bound
     assert max(found.values()) <= bound, found
 

@@ -150,7 +150,7 @@ def test_plans(size, workers, widths, case, monkeypatch):
     monkeypatch.setattr(cpu, "_WIDEST", widths[1])
     dtype = case.dtypes[1]
     problem = Problem.draw(SPEC, case, **size, dims={"D": 5}, dtype=dtype)
-    over = errors(solve(linear_scan, problem), oracle(problem), dtype)
+    over = errors(solve(linear_scan, problem), oracle(problem), problem)
     assert max(over.values()) <= SPEC.tolerance[dtype]
     assert all(plan.jobs >= min(workers, 4) for plan in runs), "the plan made too few jobs"
 

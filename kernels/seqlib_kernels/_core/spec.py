@@ -33,6 +33,7 @@ class Case:
         options: the keyword arguments that are not tensors. `reverse` in it means that time runs
             from the last step to the first.
         rows_per_token: how many rows of axis 1 an argument has per token, where that is not 1.
+        constants: the arguments without axes of batch and time, such as A [D, N].
         small: sizes for exhaustive tests, such as {"H": 2, "K": 8, "V": 6}.
         odd: sizes that are neither powers of two nor equal, for edge tests.
         extremes: `name -> change` of inputs of make's form to boundary values (decay 0, 1, -1).
@@ -43,6 +44,7 @@ class Case:
     make: Callable[[int, int, Mapping[str, int], Generator], Inputs]
     options: Mapping[str, Any] = field(default_factory=dict)
     rows_per_token: Mapping[str, int] = field(default_factory=dict)
+    constants: frozenset[str] = frozenset()
     small: Mapping[str, int]
     odd: Mapping[str, int]
     extremes: Mapping[str, Callable[[Inputs], Inputs]] = field(default_factory=dict)
@@ -52,6 +54,14 @@ class Case:
         torch.bfloat16,
         torch.float16,
     )
+
+    def tokens(self, inputs: Inputs, first: int, last: int) -> Inputs:
+        """The inputs of tokens `first` to `last`, without the latter; constants whole."""
+        cut = {}
+        for name, x in inputs.items():
+            rows = self.rows_per_token.get(name, 1)
+            cut[name] = x if name in self.constants else x[:, rows * first : rows * last]
+        return cut
 
 
 @dataclass(frozen=True, kw_only=True)
