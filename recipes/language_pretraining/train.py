@@ -22,14 +22,14 @@ from seqlib.training.arguments import TrainSettings
 from seqlib.training.checkpoints import CheckpointError
 from seqlib.training.language_model import (
     DataSettings,
-    ModelSettings,
     TextData,
     build_model,
     prepare_text,
     transformer_like,
 )
-from seqlib.training.pretrain import pretrain
+from seqlib.training.model import ModelSettings
 from seqlib.training.report import continue_text, write_card, write_metrics
+from seqlib.training.run import train_in_folder
 from seqlib.training.settings import parse_settings
 from seqlib.training.trainer import SeqTrainer
 
@@ -69,7 +69,7 @@ def train(
 ) -> SeqTrainer:
     set_seed(training.seed)
     network = build_model(model, text.tokenizer, data.sequence_length)
-    return pretrain(network, text, training, [data, model])
+    return train_on_text(network, text, training, [data, model])
 
 
 def train_rival(trainer: SeqTrainer, text: TextData, training: TrainSettings) -> SeqTrainer:
@@ -78,7 +78,15 @@ def train_rival(trainer: SeqTrainer, text: TextData, training: TrainSettings) ->
     rival = SeqLMForCausalLM(transformer_like(trainer.model.config))
     folder = str(Path(str(training.output_dir)) / "transformer")
     args = dataclasses.replace(training, output_dir=folder, resume_from_checkpoint="auto")
-    return pretrain(rival, text, args, [])
+    return train_on_text(rival, text, args, [])
+
+
+def train_on_text(
+    model: SeqLMForCausalLM, text: TextData, args: TrainSettings, settings: Sequence[Any]
+) -> SeqTrainer:
+    return train_in_folder(
+        model, text.train, args, settings, text.identity(), processing_class=text.tokenizer
+    )
 
 
 def summarise(

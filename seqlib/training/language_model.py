@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a language-model run is built from: settings of text and model, and their objects."""
+"""What a language-model run is built from: settings of its text, and the objects they mean."""
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from seqlib.data import (
@@ -21,7 +20,7 @@ from seqlib.data import (
 from seqlib.data.sampling import shuffled_prefix
 from seqlib.models import SeqLMConfig, SeqLMForCausalLM
 
-from .settings import as_mapping
+from .model import ModelSettings, model_config
 
 TOKENIZERS = ("bpe", "unigram", "bytes")
 
@@ -59,32 +58,6 @@ class DataSettings:
     def __post_init__(self) -> None:
         if not (self.corpus or self.train_files or self.dataset_name):
             self.corpus = "pystdlib"
-
-
-@dataclass
-class ModelSettings:
-    """The architecture: the fields of `SeqLMConfig`, checked by it."""
-
-    hidden_size: int = field(default=256, metadata=_help("Width of the residual stream."))
-    num_hidden_layers: int | None = field(
-        default=None, metadata=_help("Number of blocks; the length of block_types.")
-    )
-    block_types: list[str] | None = field(
-        default=None, metadata=_help("The mixer of each block by name; all delta_net by default.")
-    )
-    mixer_kwargs: dict | str | None = field(
-        default=None, metadata=_help('Options by mixer: \'{"delta_net": {"num_heads": 2}}\'.')
-    )
-    intermediate_size: int | None = field(
-        default=None, metadata=_help("Inner width of the MLPs; 8/3 of hidden_size by default.")
-    )
-    initializer_range: float = field(default=0.02, metadata=_help("Scale of fresh weights."))
-    tie_word_embeddings: bool = field(
-        default=False, metadata=_help("Use the embedding as output layer.")
-    )
-
-    def __post_init__(self) -> None:
-        self.mixer_kwargs = as_mapping("mixer_kwargs", self.mixer_kwargs)
 
 
 @dataclass(frozen=True)
@@ -140,15 +113,13 @@ def build_model(
     Raises:
         ValueError: an architecture that `SeqLMConfig` refuses.
     """
-    fields: dict[str, Any] = {k: v for k, v in asdict(settings).items() if v is not None}
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        fields[name] = getattr(tokenizer, name)
-    try:
-        config = SeqLMConfig(
-            **fields, vocab_size=len(tokenizer), max_position_embeddings=sequence_length
-        )
-    except StrictDataclassError as error:  # wraps what the configuration itself raised
-        raise ValueError(str(error.__cause__ or error)) from error
+    special = ("pad_token_id", "bos_token_id", "eos_token_id")
+    config = model_config(
+        settings,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=sequence_length,
+        **{name: getattr(tokenizer, name) for name in special},
+    )
     return SeqLMForCausalLM(config)
 
 

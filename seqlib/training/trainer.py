@@ -25,6 +25,7 @@ from . import checkpoints, cpu
 from .arguments import TrainSettings
 from .clock import Clock, TimeBudget, elapsed_time_schedule
 from .progress import LossBar
+from .stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class SeqTrainer(Trainer):
         self.clock = Clock(60 * args.train_minutes) if args.train_minutes else None
         if self.clock is not None:
             self.add_callback(TimeBudget(self.clock))
+        self.add_callback(Stopwatch())
         self.add_callback(_LogWhenSaving())
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)

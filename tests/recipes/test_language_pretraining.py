@@ -18,11 +18,11 @@ from seqlib.training.arguments import TrainSettings
 from seqlib.training.checkpoints import CheckpointError
 from seqlib.training.language_model import (
     DataSettings,
-    ModelSettings,
     count_parameters,
     prepare_text,
     transformer_like,
 )
+from seqlib.training.model import ModelSettings
 from seqlib.training.settings import parse_settings
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "language_pretraining"

@@ -1,36 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training run from start, or from where it stopped, to a model in its output folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seqlib.models import SeqLMForCausalLM
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
 from .arguments import TrainSettings
 from .checkpoints import clear_errors
-from .language_model import TextData
 from .record import describe, open_run, write_record
 from .trainer import SeqTrainer
 
 
-def pretrain(
-    model: SeqLMForCausalLM, text: TextData, args: TrainSettings, settings: Sequence[Any]
+def train_in_folder(
+    model: PreTrainedModel,
+    dataset: Dataset,
+    args: TrainSettings,
+    settings: Sequence[Any],
+    data: Mapping[str, Any],
+    **trainer_options: Any,
 ) -> SeqTrainer:
-    """Train `model` on `text` and leave it in `args.output_dir`, ready for `from_pretrained`.
+    """Train `model` on `dataset` and leave it in `args.output_dir`, ready for `from_pretrained`.
 
     The record of the run is written before the first step. An unfinished run of the same
     settings in that folder goes on; a finished one is only loaded.
 
     Args:
         settings: the other dataclasses that the run was made from, for its record.
+        data: what tells this data from any other, for the same.
+        trainer_options: further arguments of the trainer, such as `processing_class`.
 
     Raises:
         CheckpointError: the folder holds another run, a checkpoint doesn't fit, or one can't be
             written.
     """
-    record = describe([*settings, args], text.identity())
+    record = describe([*settings, args], data)
     checkpoint = open_run(str(args.output_dir), record, args.resume_from_checkpoint)
-    trainer = SeqTrainer(model, args, train_dataset=text.train, processing_class=text.tokenizer)
+    trainer = SeqTrainer(model, args, train_dataset=dataset, **trainer_options)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         write_record(str(args.output_dir), record)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The architecture as settings of a run, and the configuration they mean."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+
+from seqlib.models import SeqLMConfig
+
+from .settings import as_mapping
+
+
+def _help(text: str) -> dict[str, str]:
+    return {"help": text}
+
+
+@dataclass
+class ModelSettings:
+    """The architecture: the fields of `SeqLMConfig`, checked by it."""
+
+    hidden_size: int = field(default=256, metadata=_help("Width of the residual stream."))
+    num_hidden_layers: int | None = field(
+        default=None, metadata=_help("Number of blocks; the length of block_types.")
+    )
+    block_types: list[str] | None = field(
+        default=None, metadata=_help("The mixer of each block by name; all delta_net by default.")
+    )
+    mixer_kwargs: dict | str | None = field(
+        default=None, metadata=_help('Options by mixer: \'{"delta_net": {"num_heads": 2}}\'.')
+    )
+    intermediate_size: int | None = field(
+        default=None, metadata=_help("Inner width of the MLPs; 8/3 of hidden_size by default.")
+    )
+    initializer_range: float = field(default=0.02, metadata=_help("Scale of fresh weights."))
+    tie_word_embeddings: bool = field(
+        default=False, metadata=_help("Use the embedding as output layer.")
+    )
+
+    def __post_init__(self) -> None:
+        self.mixer_kwargs = as_mapping("mixer_kwargs", self.mixer_kwargs)
+
+
+def model_config(settings: ModelSettings, **fields: Any) -> SeqLMConfig:
+    """The configuration that settings and `fields` (of the data, mostly) describe.
+
+    Raises:
+        ValueError: an architecture that `SeqLMConfig` refuses.
+    """
+    given = {k: v for k, v in asdict(settings).items() if v is not None}
+    try:
+        return SeqLMConfig(**given, **fields)
+    except StrictDataclassError as error:  # wraps what the configuration itself raised
+        raise ValueError(str(error.__cause__ or error)) from error
