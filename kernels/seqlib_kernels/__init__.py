@@ -6,6 +6,8 @@ from .delta_rule.op import delta_rule
 from .delta_rule.step import delta_rule_step
 from .linear_scan.op import linear_scan
 from .linear_scan.step import linear_scan_step
+from .ssd.op import ssd
+from .ssd.step import ssd_step
 
 __all__ = [
     "BackendUnavailableError",
@@ -13,5 +15,7 @@ __all__ = [
     "delta_rule_step",
     "linear_scan",
     "linear_scan_step",
+    "ssd",
+    "ssd_step",
     "use_backend",
 ]
