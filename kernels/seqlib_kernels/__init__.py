@@ -6,6 +6,8 @@ from .delta_rule.op import delta_rule
 from .delta_rule.step import delta_rule_step
 from .linear_scan.op import linear_scan
 from .linear_scan.step import linear_scan_step
+from .selective_scan.op import selective_scan
+from .selective_scan.step import selective_scan_step
 from .ssd.op import ssd
 from .ssd.step import ssd_step
 
@@ -15,6 +17,8 @@ __all__ = [
     "delta_rule_step",
     "linear_scan",
     "linear_scan_step",
+    "selective_scan",
+    "selective_scan_step",
     "ssd",
     "ssd_step",
     "use_backend",
