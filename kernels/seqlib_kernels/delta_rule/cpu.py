@@ -7,7 +7,8 @@ from torch import Tensor
 
 from .._core import alloc, threads
 from .._core.dtypes import state_dtype
-from .cpu_chunk import CHUNKS, WIDTH, backward, chunk_tokens, forward
+from .._core.rows import WIDTH
+from .cpu_chunk import CHUNKS, backward, chunk_tokens, forward
 
 
 def saved_shapes(

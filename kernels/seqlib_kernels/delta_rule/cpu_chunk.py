@@ -3,8 +3,7 @@
 
 The equations and symbols are those of the README: inside a chunk the recurrence is a triangular
 system, and all work on the state is matrix products. A row is one key; with n keys per token the
-query of token t reads after row n*t + n - 1. Arrays are padded to whole tiles; what padding holds
-never reaches a row or column that counts, because sums stop at the true sizes.
+query of token t reads after row n*t + n - 1.
 """
 
 from collections import namedtuple
@@ -12,7 +11,7 @@ from collections import namedtuple
 import numpy as np
 
 from .._core.matmul import ROWS, product, product_transposed
-from .cpu_rows import (
+from .._core.rows import (
     add_row,
     add_rows,
     clear,
@@ -23,6 +22,7 @@ from .cpu_rows import (
     dot_row,
     load_rows,
     load_state,
+    padded,
     scale_all,
     scale_row,
     scale_rows,
@@ -33,7 +33,6 @@ from .cpu_rows import (
 )
 
 CHUNKS = 4  # between two saved states
-WIDTH = 16  # rows and columns are padded to multiples of this many, whole tiles in any dtype
 _CHUNK_ROWS = 16
 
 # One chunk: keys and queries as they enter the products, gate[i, j] the decay from row j to row i
@@ -64,7 +63,7 @@ def forward(q, k, v, beta, decay, hT, o, states, options, bounds, blocks, first,
     K, V, tokens = q.shape[2], _block_width(v.shape[2], blocks), _chunk_tokens(n)
     span = CHUNKS * tokens
     c = _make_chunk(beta, K, V, n)
-    S = np.zeros((_padded(K), V), beta.dtype)
+    S = np.zeros((padded(K), V), beta.dtype)
     new, residual = np.zeros_like(c.out), np.zeros_like(c.out)
     for job in range(first, last):
         i_n, i_h, v0, v1 = _job(job, v.shape[1], v.shape[2], blocks)
@@ -99,8 +98,8 @@ def backward(q, k, v, beta, decay, states, do, dh0, grads, options, bounds, bloc
     span = CHUNKS * tokens
     c = _make_chunk(beta, K, V, n)
     a = _make_adjoint(c)
-    S = np.zeros((CHUNKS, _padded(K), V), beta.dtype)
-    dS = np.zeros((_padded(K), V), beta.dtype)
+    S = np.zeros((CHUNKS, padded(K), V), beta.dtype)
+    dS = np.zeros((padded(K), V), beta.dtype)
     new = np.zeros((CHUNKS, *c.out.shape), beta.dtype)
     residual = np.zeros((CHUNKS, *c.out.shape), beta.dtype)
     for job in range(first, last):
@@ -344,17 +343,12 @@ def _job(job, HV, V, blocks):
 
 @compile_kernel
 def _block_width(V, blocks):
-    return _padded((V + blocks - 1) // blocks)
-
-
-@compile_kernel
-def _padded(size):
-    return (size + WIDTH - 1) // WIDTH * WIDTH
+    return padded((V + blocks - 1) // blocks)
 
 
 @compile_kernel
 def _make_chunk(like, K, V, n):
-    R, K, dtype = _padded(max(n, _CHUNK_ROWS)), _padded(K), like.dtype
+    R, K, dtype = padded(max(n, _CHUNK_ROWS)), padded(K), like.dtype
     return _Chunk(
         k=np.zeros((R, K), dtype),
         kT=np.zeros((K, R), dtype),

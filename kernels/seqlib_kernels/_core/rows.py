@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the CPU kernels of the delta rule do to rows of small work arrays.
+"""What chunked CPU kernels do to rows of small work arrays.
 
-Loops are written out: the compiler makes vectors of them, and no temporary array appears.
+Loops are written out: the compiler makes vectors of them, and no temporary array appears. Arrays
+that enter the products of `matmul.py` are padded to whole tiles; what padding holds never reaches
+a row or column that counts, because sums stop at the true sizes.
 """
 
 from numba import njit
 
 # NaN must pass through: of the fast-math licences only fused multiply-add and the order of sums.
 compile_kernel = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+
+WIDTH = 16  # rows and columns are padded to multiples of this many, whole tiles in any dtype
+
+
+@compile_kernel
+def padded(size):
+    return (size + WIDTH - 1) // WIDTH * WIDTH
 
 
 @compile_kernel
@@ -24,6 +33,14 @@ def store_rows(target, x, first, rows, i_h, d0, d1):
         target_i = target[first + i, i_h, d0:d1]
         for d in range(d1 - d0):
             target_i[d] = x[i, d]
+
+
+@compile_kernel
+def add_to_rows(target, x, first, rows, i_h, d0, d1):
+    for i in range(rows):
+        target_i = target[first + i, i_h, d0:d1]
+        for d in range(d1 - d0):
+            target_i[d] += x[i, d]
 
 
 @compile_kernel
