@@ -146,7 +146,8 @@ def _write(folder: Path, preparation: Preparation) -> None:
     manifest["sha256"] = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     manifest["splits"] = counts
     text = json.dumps(manifest, indent=2, ensure_ascii=False)
-    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    # file names in it need not be UTF-8
+    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8", errors="replace")
 
 
 class _SplitWriter:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .corpus import Document, Preparation
-from .splits import hash_split
+from .splits import hash_split, text_key
 
 VERSION = "hub-v1"
 
@@ -15,11 +15,11 @@ def hub_dataset(name: str, config: str | None, text_column: str) -> Preparation:
     """The texts in `text_column` of every split of a data set.
 
     Splits called train, validation (or valid, val, dev) and test are kept; what is missing beside
-    train is taken from it by the hash of the row number.
+    train is taken from it by the hash of each row's text, so that copies stay together.
 
     Raises:
         ImportError: the package `datasets` is missing.
-        ValueError: the data set can't be loaded, has no train split or no such column.
+        ValueError: the data set can't be loaded, has no train split or no such column of text.
     """
     try:
         import datasets
@@ -29,8 +29,8 @@ def hub_dataset(name: str, config: str | None, text_column: str) -> Preparation:
         ) from error
     try:
         loaded: Any = datasets.load_dataset(name, config)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(f"dataset_name {name!r} cannot be loaded: {error}") from error
+    except Exception as error:  # damaged files raise whatever their reader raises
+        raise ValueError(f"dataset_name {name!r} cannot be loaded: {_reason(error)}") from error
     if "train" not in loaded:
         raise ValueError(f"dataset_name {name!r} has no train split, it has {', '.join(loaded)}")
     for split, rows in loaded.items():
@@ -39,11 +39,17 @@ def hub_dataset(name: str, config: str | None, text_column: str) -> Preparation:
                 f"text_column {text_column!r} is not in the {split} split of {name!r}, "
                 f"it has {', '.join(rows.column_names)}"
             )
+        kind = getattr(rows.features[text_column], "dtype", "nested")
+        if kind not in ("string", "large_string"):
+            raise ValueError(
+                f"text_column {text_column!r} of {name!r} must hold text, its {split} split holds "
+                f"values of type {kind}"
+            )
     validation = next((s for s in ("validation", "valid", "val", "dev") if s in loaded), None)
 
     def documents() -> Iterator[Document]:
-        for i, text in enumerate(loaded["train"][text_column]):
-            split = hash_split(VERSION, str(i))
+        for text in loaded["train"][text_column]:
+            split = hash_split(VERSION, text_key(text or ""))
             if (split == "validation" and validation) or (split == "test" and "test" in loaded):
                 split = "train"
             yield Document(split, text or "")
@@ -59,6 +65,13 @@ def hub_dataset(name: str, config: str | None, text_column: str) -> Preparation:
         documents=documents,
         about={"versions": {"datasets": datasets.__version__}, "licence": _licence(loaded)},
     )
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong first: `datasets` wraps it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _licence(loaded: Any) -> str:

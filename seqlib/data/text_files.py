@@ -3,12 +3,10 @@
 
 import glob
 import gzip
-import importlib
 import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 # More undecodable bytes than this share of the text and the file is not UTF-8 text.
 MAX_INVALID = 0.01
@@ -22,12 +20,14 @@ class UnusableFile(ValueError):
         self.path, self.reason = path, reason
 
 
-def find_files(argument: str, patterns: Sequence[str]) -> tuple[list[Path], set[Path]]:
-    """The files that `patterns` (files, directories, globs) name, sorted, each once.
+def find_files(argument: str, patterns: Sequence[str]) -> tuple[dict[Path, str], set[Path]]:
+    """The files that `patterns` (files, directories, globs) name, each once, sorted by key.
 
     Returns:
-        every file, and the subset that was named literally: those must be usable, while a file
-        that a glob or a directory scan came across may be skipped.
+        every file with its key, and the subset that was named literally: those must be usable,
+        while a file that a glob or a directory scan came across may be skipped. The key is the
+        path below the directory that the pattern names, so it stays when that one is moved or
+        spelled otherwise.
 
     Raises:
         TypeError: `patterns` is a single string.
@@ -35,21 +35,25 @@ def find_files(argument: str, patterns: Sequence[str]) -> tuple[list[Path], set[
     """
     if isinstance(patterns, str):
         raise TypeError(f"{argument} must be a list of paths or globs, got the str {patterns!r}")
-    files, named = set(), set()
+    files: dict[Path, str] = {}
+    named = set()
     for pattern in patterns:
         path = Path(pattern).expanduser()
         if path.is_dir():
-            found = _scan(path)
+            root, found = path, _scan(path)
         elif path.exists():
-            found = {path}
+            root, found = path.parent, {path}
             named.add(path)
         else:
+            root = next(p for p in path.parents if not glob.has_magic(str(p)))
             matches = map(Path, glob.glob(str(path), recursive=True))
             found = {f for m in matches for f in (_scan(m) if m.is_dir() else [m])}
         if not found:
             raise ValueError(f"{argument} {pattern!r} matches no file")
-        files |= found
-    return sorted(files), named
+        for file in found:
+            key = file.relative_to(root).as_posix()
+            files[file] = min(key, files.get(file, key))
+    return dict(sorted(files.items(), key=lambda item: item[::-1])), named
 
 
 def _scan(folder: Path) -> set[Path]:
@@ -58,11 +62,17 @@ def _scan(folder: Path) -> set[Path]:
     return {f for f in files if not any(p[0] == "." for p in f.relative_to(folder).parts)}
 
 
+def is_json_lines(path: Path) -> bool:
+    """Whether a file holds a record on each line, by its name."""
+    suffixes = [s for s in path.suffixes if s not in (".gz", ".zst")]
+    return bool(suffixes) and suffixes[-1] in (".jsonl", ".ndjson")
+
+
 def read_documents(path: Path, text_column: str) -> list[str]:
     """The documents of one file: each line's `text_column` of JSON lines, else the whole file.
 
-    `.gz` is unpacked by Python, `.zst` by Python 3.14 or the package `zstandard`. Undecodable
-    bytes become U+FFFD as long as they are rare.
+    `.gz` is unpacked by Python, `.zst` by the package `zstandard`. Undecodable bytes become
+    U+FFFD as long as they are rare.
 
     Raises:
         UnusableFile: unreadable, empty, binary, not UTF-8, or not the JSON that was promised.
@@ -70,31 +80,38 @@ def read_documents(path: Path, text_column: str) -> list[str]:
     text = _decode(path, _read(path))
     if not text.strip():
         raise UnusableFile(path, "is empty")
-    suffixes = [s for s in path.suffixes if s not in (".gz", ".zst")]
-    if suffixes and suffixes[-1] in (".jsonl", ".ndjson"):
-        return list(_json_lines(path, text, text_column))
-    return [text]
+    return list(_json_lines(path, text, text_column)) if is_json_lines(path) else [text]
 
 
 def _read(path: Path) -> bytes:
     try:
-        with _open(path) as file:
-            return file.read()
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            return gzip.decompress(data)
+        if path.suffix == ".zst":
+            return _unpack_zst(path, data)
     except (OSError, EOFError, zlib.error) as error:
         raise UnusableFile(path, f"cannot be read: {error}") from error
+    return data
 
 
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.suffix == ".zst":
-        for module in ("compression.zstd", "zstandard"):
-            try:
-                return importlib.import_module(module).open(path, "rb")
-            except ImportError:
-                continue
-        raise UnusableFile(path, "needs the package zstandard to be unpacked")
-    return path.open("rb")
+def _unpack_zst(path: Path, data: bytes) -> bytes:
+    """Every frame; the library's own file object ends silently where a frame was cut off."""
+    try:
+        import zstandard
+    except ImportError as error:
+        raise UnusableFile(path, "needs the package zstandard to be unpacked") from error
+    parts = []
+    while data:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            parts.append(frame.decompress(data))
+        except zstandard.ZstdError as error:
+            raise UnusableFile(path, f"cannot be read: {error}") from error
+        if not frame.eof:
+            raise UnusableFile(path, "cannot be read: it ends within a compressed frame")
+        data = frame.unused_data
+    return b"".join(parts)
 
 
 def _decode(path: Path, data: bytes) -> str:

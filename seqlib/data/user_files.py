@@ -3,12 +3,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .corpus import Document, Preparation
-from .splits import hash_fraction
-from .text_files import UnusableFile, find_files, read_documents
+from .splits import hash_fraction, text_key
+from .text_files import UnusableFile, find_files, is_json_lines, read_documents
 
 VERSION = "files-v1"
 VALIDATION_SHARE = 0.05
@@ -21,9 +21,11 @@ def user_files(
     """Text files, JSON-lines files, globs and directories as a corpus.
 
     Every plain text file is one document, every line of a JSON-lines file is one. Without
-    `validation_files`, 5 % of the documents are held out by the hash of their path; when that
-    leaves a split empty, as with a single file, texts are first cut at line ends into pieces of
-    about 16 thousand characters (less for small texts), and the pieces are split the same way.
+    `validation_files`, 5 % of the documents are held out: files by the hash of their path below
+    the directory or glob that was named, lines by the hash of their text; copies of a text stay
+    together. When that leaves a split empty, as with a single file, texts are first cut at line
+    ends into pieces of about 16 thousand characters (less for small texts), and the pieces are
+    split the same way.
 
     The cache knows files by path, size and modification time. Files that a glob or a scan found
     and that can't be read are recorded in the manifest under `skipped`.
@@ -46,7 +48,7 @@ def user_files(
         for _, text in held_out:
             yield Document("validation", text)
 
-    files = {"train": train[0], "validation": validation[0] if validation else []}
+    files = {"train": train[0], "validation": validation[0] if validation else {}}
     return Preparation(
         name="text files",
         folder=f"{VERSION}-{_fingerprint(files, text_column)}",
@@ -59,24 +61,28 @@ def user_files(
     )
 
 
-def _fingerprint(files: dict[str, list[Path]], text_column: str) -> str:
-    def entry(path: Path) -> tuple:
+def _fingerprint(files: Mapping[str, Mapping[Path, str]], text_column: str) -> str:
+    def entry(path: Path, key: str) -> tuple:
         try:
             stat = path.stat()
         except OSError:  # found by a glob, unreadable: reading it will say why
-            return (str(path.absolute()),)
-        return (str(path.absolute()), stat.st_size, stat.st_mtime_ns)
+            return (str(path.absolute()), key)
+        return (str(path.absolute()), key, stat.st_size, stat.st_mtime_ns)
 
-    identity = {split: [entry(f) for f in paths] for split, paths in files.items()}
+    identity = {split: [entry(*f) for f in found.items()] for split, found in files.items()}
     return hashlib.sha256(json.dumps([identity, text_column]).encode()).hexdigest()[:16]
 
 
 def _read_all(
-    argument: str, files: list[Path], named: set[Path], text_column: str, skipped: dict[str, str]
+    argument: str,
+    files: Mapping[Path, str],
+    named: set[Path],
+    text_column: str,
+    skipped: dict[str, str],
 ) -> list[tuple[str, str]]:
     """(key, text) of every document; a file that was not named literally may be unusable."""
     texts = []
-    for path in files:
+    for path, key in files.items():
         try:
             found = read_documents(path, text_column)
         except UnusableFile as error:
@@ -84,7 +90,8 @@ def _read_all(
                 raise
             skipped[str(path)] = error.reason
             continue
-        texts += [(f"{path}#{i}" if i else str(path), text) for i, text in enumerate(found)]
+        rows = is_json_lines(path)
+        texts += [(text_key(text) if rows else key, text) for text in found]
     if not texts:
         first, reason = next(iter(skipped.items()))
         raise ValueError(
@@ -94,21 +101,28 @@ def _read_all(
 
 
 def _split(texts: list[tuple[str, str]]) -> Iterator[Document]:
-    held_out = _held_out(texts)
-    if not held_out or len(held_out) == len(texts):
+    fractions = _fractions(texts)
+    held_out = _below(fractions, VALIDATION_SHARE)
+    if not held_out or len(held_out) == len(fractions):
         texts = _pieces(texts)
+        fractions = _fractions(texts)
         # the smallest hash stands in where so few pieces leave none below the threshold
-        held_out = _held_out(texts) or {min(range(len(texts)), key=lambda i: _u(texts[i][0]))}
-    for i, (_, text) in enumerate(texts):
-        yield Document("validation" if i in held_out else "train", text)
+        held_out = _below(fractions, max(VALIDATION_SHARE, min(fractions.values())))
+    for _, text in texts:
+        yield Document("validation" if text in held_out else "train", text)
 
 
-def _u(key: str) -> float:
-    return hash_fraction(VERSION, key)
+def _fractions(texts: list[tuple[str, str]]) -> dict[str, float]:
+    """Where each text stands in [0, 1): by its first key, so that no copy is in another split."""
+    fractions = {}
+    for key, text in texts:
+        if text not in fractions:
+            fractions[text] = hash_fraction(VERSION, key)
+    return fractions
 
 
-def _held_out(texts: list[tuple[str, str]]) -> set[int]:
-    return {i for i, (key, _) in enumerate(texts) if _u(key) < VALIDATION_SHARE}
+def _below(fractions: Mapping[str, float], share: float) -> set[str]:
+    return {text for text, fraction in fractions.items() if fraction <= share}
 
 
 def _pieces(texts: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -78,9 +78,44 @@ def test_a_local_folder_loads_through_datasets(tmp_path, monkeypatch):
     assert list(corpus["validation"]) == ["held out"]
     with pytest.raises(ValueError, match="text_column 'body' is not in the train split"):
         load_corpus(dataset_name=str(folder), text_column="body", cache_dir=tmp_path / "cache")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"dataset_name '.*empty' cannot be loaded"):
-        load_corpus(dataset_name=str(tmp_path / "empty"), cache_dir=tmp_path / "cache")
+
+
+def test_rows_of_a_data_set_split_by_their_text(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    rows = [f"row {i % 200}" for i in range(400)]
+    splits = []
+    for name, order in (("a", rows), ("b", rows[::-1])):
+        (tmp_path / name).mkdir()
+        lines = "\n".join(json.dumps({"text": text}) for text in order)
+        (tmp_path / name / "train.jsonl").write_text(lines)
+        corpus = load_corpus(dataset_name=str(tmp_path / name), cache_dir=tmp_path / "cache")
+        splits.append({split: set(corpus[split]) for split in corpus.splits})
+    assert splits[0] == splits[1]
+    assert sum(map(len, splits[0].values())) == 200, "copies of a text stay together"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be loaded: "),
+        (b"", "cannot be loaded: StopIteration"),
+        (b'{"text": "a"}\n{"text": ', "cannot be loaded: ArrowInvalid: JSON parse error"),
+        (b"\0\1\2\xff", "cannot be loaded: ArrowInvalid: JSON parse error"),
+        (b'{"text": 1}\n', "'text' of .* must hold text, its train split holds .* type int64"),
+        (b'{"text": ["a"]}\n', "'text' of .* must hold text, its train split holds .* nested"),
+        (b'{"text": null}\n', "'text' of .* must hold text, its train split holds .* type null"),
+    ],
+)
+def test_a_data_set_that_cannot_be_used_is_an_error(tmp_path, monkeypatch, content, message):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    if content is not None:
+        (folder / "train.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_corpus(dataset_name=str(folder), cache_dir=tmp_path / "cache")
 
 
 def test_without_datasets_the_extra_is_named(tmp_path, monkeypatch):

@@ -4,9 +4,15 @@
 import gzip
 import json
 import logging
+import os
+import random
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
 from seqlib.data import load_corpus
 
@@ -58,6 +64,48 @@ def test_many_files_split_by_path_whatever_their_order(tmp_path):
     assert again.sha256 == corpus.sha256
 
 
+def test_files_split_by_path_wherever_they_are_and_however_they_are_named(tmp_path, monkeypatch):
+    for i in range(120):
+        write(tmp_path / "here" / "sub" / f"{i}.txt", f"document {i}")
+    shutil.copytree(tmp_path / "here", tmp_path / "there" / "deeper")
+    monkeypatch.chdir(tmp_path)
+    patterns = [str(tmp_path / "here"), "here", "here/**/*.txt", "there/deeper", "./here/../here"]
+    digests = {
+        load_corpus(train_files=[pattern], cache_dir=tmp_path / f"cache-{i}").sha256
+        for i, pattern in enumerate(patterns)
+    }
+    assert len(digests) == 1
+
+
+def test_a_file_found_twice_is_one_document(tmp_path):
+    for i in range(60):
+        write(tmp_path / "docs" / f"{i}.txt", f"document {i}")
+    docs = str(tmp_path / "docs")
+    corpus = load(tmp_path, docs, f"{docs}/*.txt", f"{docs}/7.txt")
+    assert sorted(texts(corpus)) == sorted(f"document {i}" for i in range(60))
+
+
+def test_copies_of_a_text_never_straddle_the_splits(tmp_path):
+    for folder in ("a", "b", "c"):
+        for i in range(150):
+            write(tmp_path / "docs" / folder / f"{folder}{i}.txt", f"document {i}")
+    corpus = load(tmp_path, str(tmp_path / "docs"))
+    assert len(texts(corpus)) == 450
+    assert not set(corpus["train"]) & set(corpus["validation"])
+
+
+def test_lines_split_by_their_text_whatever_their_order(tmp_path):
+    lines = [json.dumps({"text": f"row {i % 300}"}) for i in range(600)]
+    splits = []
+    for name in ("a", "b"):
+        corpus = load(tmp_path, write(tmp_path / f"{name}.jsonl", "\n".join(lines)))
+        splits.append({split: sorted(set(corpus[split])) for split in corpus.splits})
+        assert not set(corpus["train"]) & set(corpus["validation"])
+        random.Random(0).shuffle(lines)
+    assert splits[0] == splits[1]
+    assert 3 <= len(splits[0]["validation"]) <= 30
+
+
 @pytest.mark.parametrize("name", ["d.jsonl", "d.jsonl.gz"])
 def test_json_lines_are_one_document_each(tmp_path, name):
     lines = "\n".join(json.dumps({"body": f"text {i}\u2028é", "n": i}) for i in range(60)) + "\n\n"
@@ -66,28 +114,17 @@ def test_json_lines_are_one_document_each(tmp_path, name):
     assert sorted(texts(corpus)) == sorted(f"text {i}\u2028é" for i in range(60))
 
 
-def test_zst_is_read_where_a_library_is_present(tmp_path, monkeypatch):
-    file = write(tmp_path / "a.txt.zst", b"(\xb5/\xfd")
+def zst(text):
+    return zstandard.ZstdCompressor().compress(text.encode())
 
-    class Module:
-        @staticmethod
-        def open(path, mode):
-            return gzip.GzipFile(fileobj=__import__("io").BytesIO(gzip.compress(TEXT.encode())))
 
-    def find(name):
-        if name == "zstandard":
-            return Module
-        raise ImportError(name)
-
-    monkeypatch.setattr("seqlib.data.text_files.importlib.import_module", find)
-    assert sorted("".join(texts(load(tmp_path, file)))) == sorted(TEXT)
+def test_zst_is_read_to_the_end_of_its_last_frame(tmp_path):
+    file = write(tmp_path / "a.txt.zst", zst(TEXT) + zst("the end\n"))
+    assert sorted("".join(texts(load(tmp_path, file)))) == sorted(TEXT + "the end\n")
 
 
 def test_zst_without_a_library_names_it(tmp_path, monkeypatch):
-    def missing(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr("seqlib.data.text_files.importlib.import_module", missing)
+    monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(ValueError, match=r"a\.txt\.zst needs the package zstandard"):
         load(tmp_path, write(tmp_path / "a.txt.zst", b"x"))
 
@@ -102,6 +139,8 @@ def test_zst_without_a_library_names_it(tmp_path, monkeypatch):
         ("l.txt", "déjà vu à côté ".encode("latin-1"), "is not UTF-8 text: 33.3 % of it"),
         ("t.txt.gz", gzip.compress(b"text" * 999)[:30], "cannot be read"),
         ("t.txt.gz", b"not packed", "cannot be read"),
+        ("t.txt.zst", zst(TEXT) + zst(TEXT)[:-30], "cannot be read: it ends within a compressed"),
+        ("t.txt.zst", b"not packed", "cannot be read: zstd decompressor error"),
         ("j.jsonl", '{"text": "a"}\n{"text": ', "line 2 is not JSON"),
         ("j.jsonl", '{"body": "a"}\n', r"line 1 has no text in 'text', it has \['body'\]"),
         ("j.jsonl", '["a"]\n', "line 1 has no text in 'text', it has list"),
@@ -118,6 +157,16 @@ def test_an_unreadable_file_is_an_error(tmp_path):
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"none of the 1 files.*gone\.txt cannot be read"):
         load(tmp_path, str(tmp_path / "*.txt"))
+
+
+def test_a_file_without_permission_is_an_error(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    file = write(tmp_path / "secret.txt", TEXT)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ValueError, match=r"secret\.txt cannot be read: .*Permission denied"):
+        load(tmp_path, file)
 
 
 def test_a_pattern_without_a_match_is_an_error(tmp_path):
@@ -155,6 +204,16 @@ def test_bad_files_in_a_scan_are_skipped_with_one_warning(tmp_path, caplog):
         "empty.txt": "is empty",
     }
     assert "hidden" not in "".join(texts(corpus))
+
+
+def test_file_names_need_not_be_utf8(tmp_path):
+    folder = tmp_path / "docs"
+    write(folder / "good.txt", TEXT)
+    write(folder / os.fsdecode(b"caf\xe9.txt"), TEXT.upper())
+    write(folder / os.fsdecode(b"\xe9mpty.txt"), "")
+    corpus = load(tmp_path, str(folder))
+    assert sorted("".join(texts(corpus))) == sorted(TEXT + TEXT.upper())
+    assert [Path(path).name for path in corpus.manifest["skipped"]] == ["?mpty.txt"]
 
 
 def test_a_scan_in_which_nothing_is_usable_is_an_error(tmp_path):
