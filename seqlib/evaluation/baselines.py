@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .compression import xz_bits_per_byte
 from .ngram import ngram_bits_per_byte
+from .tables import markdown_table
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,6 @@ def baseline_scores(train: bytes, validation: bytes, max_order: int = 8) -> list
 
 def format_table(scores: Iterable[Score]) -> str:
     """A Markdown table of scores, best first."""
-    rows = [("", "bits per byte", "")]
-    rows += [
-        (s.name, f"{s.bits_per_byte:.3f}", s.note)
-        for s in sorted(scores, key=lambda s: s.bits_per_byte)
-    ]
-    name, value, note = (max(3, *(len(row[i]) for row in rows)) for i in range(3))
-    lines = [f"| {a:{name}} | {b:>{value}} | {c:{note}} |" for a, b, c in rows]
-    lines.insert(1, f"| {'-' * name} | {'-' * (value - 1)}: | {'-' * note} |")
-    return "\n".join(lines)
+    best_first = sorted(scores, key=lambda s: s.bits_per_byte)
+    rows = [(s.name, f"{s.bits_per_byte:.3f}", s.note) for s in best_first]
+    return markdown_table(("", "bits per byte", ""), rows, numbers=(1,))

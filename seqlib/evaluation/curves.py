@@ -4,6 +4,10 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LABELS = {"loss": "training loss", "eval_loss": "validation loss"}
 
@@ -26,7 +30,6 @@ def plot_losses(
     Raises:
         ValueError: no record holds a step and a loss.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     curves = {
@@ -48,6 +51,13 @@ def plot_losses(
     axes.set(xlabel="step", ylabel="nats per token", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
+    return write_png(figure, path)
+
+
+def write_png(figure: "Figure", path: str | os.PathLike[str]) -> Path:
+    """Draw `figure` into a PNG, replaced whole."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     target = Path(path)
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     FigureCanvasAgg(figure).print_png(scratch)
