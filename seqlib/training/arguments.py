@@ -4,6 +4,7 @@
 import logging
 from dataclasses import dataclass, field
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
@@ -86,6 +87,15 @@ class TrainSettings(TrainingArguments):
             raise ValueError(
                 "bf16 must be false on this CPU: its bfloat16 products are slower than float32"
             )
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process trains; a CPU without the rank that accelerate numbers it by.
+
+        transformers 5.17 loads the optimizer to this place, and torch knows no "cpu:1".
+        """
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
 
     def _check_minutes(self, minutes: float) -> None:
         if minutes < 0:

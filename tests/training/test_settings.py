@@ -4,6 +4,7 @@
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 
 from seqlib.training.arguments import TrainSettings
 from seqlib.training.settings import as_mapping, parse_settings
@@ -112,3 +113,10 @@ def test_no_minutes_means_steps(tmp_path):
     (args,) = parse_settings([TrainSettings], words)
     assert args.train_minutes is None
     assert args.max_steps == 5
+
+
+def test_a_cpu_has_no_number(tmp_path):
+    """accelerate calls the second rank's "cpu:1", where torch can't load an optimizer."""
+    (args,) = parse_settings([TrainSettings], [f"--output_dir={tmp_path}", "--use_cpu=true"])
+    args._setup_devices = torch.device("cpu:1")
+    assert args.device == torch.device("cpu")
