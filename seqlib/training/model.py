@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The architecture as settings of a run, and the configuration they mean."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -47,7 +48,9 @@ def model_config(settings: ModelSettings, **fields: Any) -> SeqLMConfig:
     Raises:
         ValueError: an architecture that `SeqLMConfig` refuses.
     """
-    given = {k: v for k, v in asdict(settings).items() if v is not None}
+    names = [f.name for f in dataclass_fields(ModelSettings)]
+    given = {name: getattr(settings, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
     try:
         return SeqLMConfig(**given, **fields)
     except StrictDataclassError as error:  # wraps what the configuration itself raised
