@@ -9,7 +9,7 @@ from .packed import sequence_and_position
 
 
 class ShortConvolution(nn.Module):
-    """`y[t] = silu(sum_j weight[:, 0, j] * x[t - K + 1 + j])` per channel, causal, no bias.
+    """`y[t] = silu(sum_j weight[:, 0, j] * x[t - K + 1 + j] + bias)` per channel, causal.
 
     A sum of shifted inputs instead of `conv1d`: on CPU 1.3 to 2.5 times faster forward and
     backward together, and no transposition on the way in and out.
@@ -17,21 +17,26 @@ class ShortConvolution(nn.Module):
     Args:
         channels: C.
         kernel_size: K, at least 1.
+        bias: add one, fresh at zero.
     """
 
-    def __init__(self, channels: int, kernel_size: int):
+    def __init__(self, channels: int, kernel_size: int, bias: bool = False):
         super().__init__()
         if kernel_size < 1:
             raise ValueError(f"kernel_size must be at least 1, got {kernel_size}")
         self.kernel_size = kernel_size
         self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         with torch.no_grad():
             self.weight.copy_(self.initial_values()["weight"])
 
     def initial_values(self) -> dict[str, Tensor]:
         """Fresh values of this module's own parameters."""
         bound = self.kernel_size**-0.5
-        return {"weight": torch.empty(self.weight.shape).uniform_(-bound, bound)}
+        values = {"weight": torch.empty(self.weight.shape).uniform_(-bound, bound)}
+        if self.bias is not None:
+            values["bias"] = torch.zeros(self.bias.shape)
+        return values
 
     def forward(
         self,
@@ -73,6 +78,8 @@ class ShortConvolution(nn.Module):
             if position is not None:
                 shifted = shifted.where((position >= shift)[:, None], 0)
             y = torch.addcmul(y, shifted.to(wide), taps[-1 - shift])
+        if self.bias is not None:
+            y = y + self.bias.to(wide)
         y = F.silu(y).to(x.dtype)
         if rank_BTC is not None:
             y = y.gather(1, rank_BTC)
@@ -84,7 +91,8 @@ class ShortConvolution(nn.Module):
         return y, history.gather(1, last[..., None].expand(B, K - 1, C))
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, kernel_size={self.kernel_size}"
+        channels, bias = self.weight.shape[0], self.bias is not None
+        return f"{channels}, kernel_size={self.kernel_size}, bias={bias}"
 
 
 def _rank(mask: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What DeltaNet, Gated DeltaNet and DeltaProduct have in common, which is nearly everything."""
 
-import math
 from typing import ClassVar
 
 import torch
@@ -13,6 +12,7 @@ from ..layers.norm import RMSNorm
 from ..layers.short_conv import ShortConvolution
 from .base import Mixer, check_call
 from .checks import check_positive
+from .step_sizes import fresh_dt_bias
 
 
 class DeltaMixer(Mixer):
@@ -90,9 +90,7 @@ class DeltaMixer(Mixer):
         if not self.use_forget_gate:
             return {}
         A = torch.empty(self.num_v_heads).uniform_(1e-4, 16)
-        low, high = math.log(1e-3), math.log(1e-1)
-        dt = torch.empty(self.num_v_heads).uniform_(low, high).exp()
-        return {"A_log": A.log(), "dt_bias": dt + torch.log(-torch.expm1(-dt))}
+        return {"A_log": A.log(), "dt_bias": fresh_dt_bias(self.num_v_heads)}
 
     def forward(
         self,

@@ -23,6 +23,23 @@ def test_rms_norm_is_its_formula_with_and_without_a_gate():
     torch.testing.assert_close(norm(x, gate), want * F.silu(gate), rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_rms_norm_after_the_gate_and_in_groups(groups):
+    x, gate = torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(2, 3, 8, dtype=torch.float64)
+    norm = RMSNorm(8, eps=1e-3, gate_first=True, groups=groups).double()
+    torch.nn.init.normal_(norm.weight)
+    for y, got in ((x * F.silu(gate), norm(x, gate)), (x, norm(x))):
+        square = y.square().view(2, 3, groups, -1).mean(-1, keepdim=True)
+        scale = (square + 1e-3).sqrt().expand(2, 3, groups, 8 // groups).reshape(y.shape)
+        torch.testing.assert_close(got, y / scale * norm.weight, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("groups", [0, 3])
+def test_rms_norm_refuses_groups_of_different_size(groups):
+    with pytest.raises(ValueError, match=f"groups must divide dim=8, got {groups}"):
+        RMSNorm(8, groups=groups)
+
+
 def test_rms_norm_computes_bfloat16_in_float32():
     x, norm = torch.randn(4, 64).bfloat16(), RMSNorm(64)
     want = norm(x.float()).bfloat16()

@@ -19,13 +19,16 @@ def conv1d(conv: ShortConvolution, x: torch.Tensor) -> torch.Tensor:
     """The definition, for one row without padding: x [T, C]."""
     K = conv.kernel_size
     padded = F.pad(x.T[None], (K - 1, 0))
-    return F.silu(F.conv1d(padded, conv.weight, groups=x.shape[1]))[0].T
+    return F.silu(F.conv1d(padded, conv.weight, conv.bias, groups=x.shape[1]))[0].T
 
 
-@pytest.fixture(params=[1, 2, 4])
+@pytest.fixture(params=[(1, False), (2, False), (4, False), (4, True)])
 def conv(request: pytest.FixtureRequest) -> ShortConvolution:
     torch.manual_seed(0)
-    return ShortConvolution(C, request.param).double()
+    conv = ShortConvolution(C, *request.param).double()
+    if conv.bias is not None:
+        torch.nn.init.normal_(conv.bias)
+    return conv
 
 
 @pytest.fixture
@@ -40,8 +43,9 @@ def test_is_conv1d_and_silu_with_gradients(conv, x):
     assert state is None
     torch.testing.assert_close(y, want, rtol=0, atol=1e-14)
     cotangent = torch.randn_like(y)
-    got = torch.autograd.grad(y, (x, conv.weight), cotangent)
-    want = torch.autograd.grad(want, (x, conv.weight), cotangent)
+    inputs = (x, *conv.parameters())
+    got = torch.autograd.grad(y, inputs, cotangent)
+    want = torch.autograd.grad(want, inputs, cotangent)
     for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
@@ -74,7 +78,8 @@ def test_packed_sequences_do_not_see_each_other(conv, x):
 
 
 def test_sums_are_wider_than_bfloat16(x):
-    conv = ShortConvolution(C, 4)
+    conv = ShortConvolution(C, 4, bias=True)
+    torch.nn.init.normal_(conv.bias)
     rounded = x.bfloat16()
     want = conv(rounded.float())[0].bfloat16()
     assert torch.equal(conv(rounded)[0], want)
@@ -83,3 +88,8 @@ def test_sums_are_wider_than_bfloat16(x):
 def test_kernel_size_below_one_is_refused():
     with pytest.raises(ValueError, match="kernel_size must be at least 1, got 0"):
         ShortConvolution(C, 0)
+
+
+def test_a_fresh_bias_is_zero():
+    assert torch.equal(ShortConvolution(C, 4, bias=True).initial_values()["bias"], torch.zeros(C))
+    assert ShortConvolution(C, 4).initial_values().keys() == {"weight"}

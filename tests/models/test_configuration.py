@@ -4,6 +4,7 @@
 import json
 
 import pytest
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
@@ -19,6 +20,16 @@ def test_derived_fields():
     assert config.block_types == ["delta_net", "delta_net"]
     assert config.mixer_kwargs == {}
     assert SeqLMConfig().num_hidden_layers == 24
+
+
+def test_blocks_without_an_mlp(make_model, ids):
+    model = make_model("delta_net", intermediate_size=0)
+    assert {n.split(".")[3] for n, _ in model.named_parameters() if ".layers." in n} == {
+        "mixer", "mixer_norm",
+    }  # fmt: skip
+    block = model.model.layers[0]
+    x = model.get_input_embeddings()(ids)
+    torch.testing.assert_close(block(x), x + block.mixer(block.mixer_norm(x))[0])
 
 
 def test_round_trip_through_a_folder(make_config, tmp_path):
@@ -47,6 +58,7 @@ def test_round_trip_through_a_folder(make_config, tmp_path):
             "no option of delta_net 'num_head'; did you mean 'num_heads'",
         ),
         ({"mixer_kwargs": {"delta_net": {"num_heads": 7}}}, "the key size of a head must be"),
+        ({"intermediate_size": -1}, "intermediate_size must be positive, or 0 for blocks without"),
         ({"vocab_size": 0}, "vocab_size must be positive, got 0"),
         ({"num_hidden_layers": 0, "block_types": []}, "num_hidden_layers must be positive, got 0"),
         ({"model_type": "llama"}, "a 'llama' model, not of 'seqlib_lm'"),

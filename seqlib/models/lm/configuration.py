@@ -34,7 +34,8 @@ class SeqLMConfig(PreTrainedConfig):
         block_types: the mixer of each block by name (`seqlib.mixers.MIXERS`); by default every
             one is "delta_net".
         mixer_kwargs: options by mixer name, such as {"delta_net": {"num_heads": 4}}.
-        intermediate_size: inner width of the MLPs; 8/3 D rounded up to a multiple of 256.
+        intermediate_size: inner width of the MLPs; 8/3 D rounded up to a multiple of 256. With 0
+            a block is a mixer alone, as in Mamba.
         rms_norm_eps: of the norms between blocks; mixers have their own option.
         initializer_range: standard deviation of fresh projections and embeddings.
         tie_word_embeddings: the output layer is the embedding.
@@ -102,9 +103,14 @@ class SeqLMConfig(PreTrainedConfig):
         return [mixer_class(name).layer_type for name in self.block_types or ()]
 
     def validate_architecture(self):
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size"):
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if (self.intermediate_size or 0) < 0:
+            raise ValueError(
+                "intermediate_size must be positive, or 0 for blocks without an MLP, got "
+                f"{self.intermediate_size}"
+            )
         block_types = self.block_types or []
         if len(block_types) != self.num_hidden_layers:
             raise ValueError(

@@ -16,7 +16,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.half_precision import warn_if_slow
 from ...layers.initial_values import InitialValues
-from ...layers.mlp import SwiGLU, swiglu_width
+from ...layers.mlp import SwiGLU
 from ...layers.norm import RMSNorm
 from ..cache import StateLayer, build_cache, check_cache
 from .configuration import SeqLMConfig, build_mixer
@@ -24,16 +24,17 @@ from .inputs import boundaries, real_tokens, without_first_labels
 
 
 class SeqBlock(GradientCheckpointingLayer):
-    """`x + mixer(norm(x))`, then `x + mlp(norm(x))`."""
+    """`x + mixer(norm(x))`, then `x + mlp(norm(x))` unless the MLP has no width."""
 
     def __init__(self, config: SeqLMConfig, layer_idx: int, mixer_name: str):
         super().__init__()
-        width = config.intermediate_size or swiglu_width(config.hidden_size)
         self.layer_idx = layer_idx
         self.mixer_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mixer = build_mixer(config, mixer_name)
-        self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = SwiGLU(config.hidden_size, width)
+        self.mlp = None
+        if config.intermediate_size:
+            self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
 
     def forward(
         self,
@@ -57,6 +58,8 @@ class SeqBlock(GradientCheckpointingLayer):
         if memory is not None and state is not None:
             memory.write(state, hidden_states.shape[1])
         hidden_states = hidden_states + mixed
+        if self.mlp is None:
+            return hidden_states
         return hidden_states + self.mlp(self.mlp_norm(hidden_states))
 
 
