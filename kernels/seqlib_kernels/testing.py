@@ -21,8 +21,10 @@ from ._core.launch import Launch, device_arch
 from ._core.spec import TOL, Case, OpSpec
 from .delta_rule.spec import SPEC as DELTA_RULE
 from .linear_scan.spec import SPEC as LINEAR_SCAN
+from .selective_scan.spec import SPEC as SELECTIVE_SCAN
+from .ssd.spec import SPEC as SSD
 
-SPECS: tuple[OpSpec, ...] = (LINEAR_SCAN, DELTA_RULE)
+SPECS: tuple[OpSpec, ...] = (LINEAR_SCAN, DELTA_RULE, SELECTIVE_SCAN, SSD)
 
 __all__ = ["SPECS", "TOL", "Problem", "Report", "check_kernels", "errors", "rel_err", "solve"]
 

@@ -92,6 +92,13 @@ def add_row(x, i, factor, j):
 
 
 @compile_kernel
+def add_row_of(y, i, factor, x):
+    """y_i += factor x_i"""
+    for d in range(y.shape[1]):
+        y[i, d] += factor * x[i, d]
+
+
+@compile_kernel
 def add_rows(y, x, rows):
     for i in range(rows):
         for d in range(y.shape[1]):

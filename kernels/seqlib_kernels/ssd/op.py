@@ -121,6 +121,8 @@ def check_inputs(
     check_shape("x", x, "B T H P", sizes)
     check_shape("B", B, "B T G N", sizes)
     check_shape("C", C, "B T G N", sizes)
+    if sizes["H"] < 1:
+        raise ValueError(f"x must have at least one head, got shape {tuple(x.shape)}")
     if sizes["G"] < 1 or sizes["H"] % sizes["G"] != 0:
         raise ValueError(
             f"B must have a number of groups G that divides H={sizes['H']}, the heads of x, "

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn import functional as F
 
 from .._core.dtypes import state_dtype
 
@@ -65,10 +65,18 @@ def discretise(
         if alpha is None:
             raise ValueError("alpha must be given where dt and A are not")
         return None, alpha.to(dtype)
-    delta = dt.to(dtype)
+    delta = dt.to(dtype).contiguous()  # sums of its gradient depend on strides
     if dt_bias is not None:
         delta = delta + dt_bias.to(dtype)
     if dt_softplus:
-        delta = softplus(delta)
+        delta = _softplus(delta)
     e = (delta * A.to(dtype)).exp()
     return delta, 2 * e - 1 if negative_eigenvalues else e
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), and x beyond 20."""
+    if x.device.type != "cpu":
+        return F.softplus(x)
+    # torch's own rounds an element by where it lies in memory: no two cuts of a batch would agree
+    return torch.where(x > 20, x, x.clamp(max=20).exp().log1p())
