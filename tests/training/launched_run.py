@@ -44,7 +44,7 @@ if __name__ == "__main__":
     words = (batch, f"--expect_processes={sys.argv[4]}")
     if kind == "fsdp":
         tiny_run.SeqTrainer = ShardsOnCpu
-    plain = tiny_run.train(out / "plain", *words, dropout=0.0)
+    plain = tiny_run.train(out / "plain", *words, network=tiny_run.recurrent_model())
     whole = tiny_run.train(out / "whole", *words)
     tiny_run.train(out / "cut", *words, callbacks=[StopAfter(7)])
     resumed = tiny_run.train(out / "cut", *words)

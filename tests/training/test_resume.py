@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run that is killed, at any moment, goes on to the numbers of the run that was not."""
 
+import json
 import os
 import subprocess
 import sys
@@ -47,6 +48,35 @@ def test_a_killed_run_goes_on_bit_for_bit(tiny, uninterrupted, killed, kill):
     assert tiny.losses(trainer) == wanted
     assert trainer.state.global_step == 12
     assert not checkpoints.staging(folder).exists()
+
+
+def test_what_is_resumed_draws_at_random_and_is_past_its_first_epoch(tiny, uninterrupted):
+    """Else nothing here would notice draws or places in an epoch that are not restored."""
+    model, (row, *_) = tiny.model().train(), tiny.Tokens()
+    ids = row["input_ids"][None]
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    state = json.loads((uninterrupted[1] / "checkpoint-6" / checkpoints.STATE_FILE).read_text())
+    assert 1 < state["epoch"] < 2
+
+
+def test_accumulated_steps_equal_one_of_all_their_rows(tiny, tmp_path, monkeypatch):
+    class Uneven(tiny.Tokens):
+        """Rows with labels left out, so that the parts of a step weigh differently."""
+
+        def __getitem__(self, index):
+            row = super().__getitem__(index)
+            left_out = torch.arange(tiny.LENGTH) < index % 12
+            return {**row, "labels": row["labels"].masked_fill(left_out, -100)}
+
+    def losses(folder, *words):
+        trainer = tiny.train(tmp_path / folder, *words, network=tiny.recurrent_model())
+        return list(tiny.losses(trainer).values())
+
+    monkeypatch.setattr(tiny, "Tokens", Uneven)
+    whole = losses("whole")
+    parts = ("--per_device_train_batch_size=1", "--gradient_accumulation_steps=4")
+    # the same sums in another order; measured 4.8e-7
+    assert losses("parts", *parts) == pytest.approx(whole, abs=2e-6)
 
 
 def test_saving_more_often_changes_nothing(tiny, uninterrupted, tmp_path):

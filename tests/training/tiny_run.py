@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run of seconds with dropout, for the tests and for the scripts that they start."""
+"""A run of seconds, for the tests and for the scripts that they start."""
 
 from pathlib import Path
 
 import torch
 from torch.utils.data import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from seqlib.models import SeqLMConfig, SeqLMForCausalLM
 from seqlib.training.arguments import TrainSettings
 from seqlib.training.record import describe, open_run, write_record
 from seqlib.training.settings import parse_settings
@@ -16,9 +17,9 @@ VOCAB, LENGTH = 32, 16
 
 
 class Tokens(Dataset):
-    """Short noisy counting sequences, the same on every call."""
+    """Short noisy counting sequences, the same on every call; an epoch is five steps."""
 
-    def __init__(self, size: int = 48):
+    def __init__(self, size: int = 20):
         draw = torch.Generator().manual_seed(0)
         starts = torch.randint(VOCAB, (size, 1), generator=draw)
         noise = torch.randint(2, (size, LENGTH), generator=draw)
@@ -31,7 +32,8 @@ class Tokens(Dataset):
         return {"input_ids": self.rows[index], "labels": self.rows[index]}
 
 
-def model(hidden_size: int = 16, dropout: float = 0.2) -> LlamaForCausalLM:
+def model(hidden_size: int = 16) -> LlamaForCausalLM:
+    """With dropout, which this project's models have none of: a resume must restore its draws."""
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -41,7 +43,24 @@ def model(hidden_size: int = 16, dropout: float = 0.2) -> LlamaForCausalLM:
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=2,
-            attention_dropout=dropout,
+            attention_dropout=0.2,
+        )
+    )
+
+
+def recurrent_model() -> SeqLMForCausalLM:
+    """This project's, a recurrence with a decay and attention; without dropout."""
+    torch.manual_seed(0)
+    return SeqLMForCausalLM(
+        SeqLMConfig(
+            vocab_size=VOCAB,
+            hidden_size=16,
+            intermediate_size=32,
+            block_types=["gated_delta_net", "full_attention"],
+            mixer_kwargs={
+                "gated_delta_net": {"num_heads": 2, "head_dim": 8},
+                "full_attention": {"num_heads": 2},
+            },
         )
     )
 
@@ -65,11 +84,13 @@ def settings(output_dir: Path, *words: str) -> TrainSettings:
     return found
 
 
-def train(output_dir: Path, *words: str, dropout: float = 0.2, **kwargs) -> SeqTrainer:
+def train(
+    output_dir: Path, *words: str, network: PreTrainedModel | None = None, **kwargs
+) -> SeqTrainer:
     args = settings(output_dir, *words)
     record = describe([args], {"sha256": "tiny"})
     checkpoint = open_run(output_dir, record, args.resume_from_checkpoint)
-    trainer = SeqTrainer(model(dropout=dropout), args, train_dataset=Tokens(), **kwargs)
+    trainer = SeqTrainer(network or model(), args, train_dataset=Tokens(), **kwargs)
     if trainer.is_world_process_zero():
         write_record(output_dir, record)
     trainer.train(checkpoint)
