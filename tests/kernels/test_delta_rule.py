@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the delta rule adds to the checks of every family: golden vectors, edges, bad input."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from seqlib_kernels import delta_rule, delta_rule_step
 from seqlib_kernels._core import threads
 from seqlib_kernels._core.launch import INTERPRETER, Launch
-from seqlib_kernels.delta_rule.launch import LAUNCH
+from seqlib_kernels.delta_rule import spec
+from seqlib_kernels.delta_rule.launch import LAUNCH, chunk_rows
 from seqlib_kernels.delta_rule.spec import SPEC
 from seqlib_kernels.testing import Problem, errors, oracle, rel_err, solve
 
@@ -200,6 +202,40 @@ def test_gradcheck_packed_and_grouped(options):
     assert torch.autograd.gradcheck(run, inputs)
 
 
+def product_of(n):
+    return replace(
+        CASES["product"],
+        make=spec._inputs(n, "alpha"),
+        options={"num_householder": n},
+        rows_per_token=dict.fromkeys(("k", "v", "beta"), n),
+    )
+
+
+# n = 3 and 5 leave rows of a chunk unused, 2 and 4 fill it, 20 does not fit the launch row.
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 20])
+@pytest.mark.parametrize("backend", [CPU, TRITON])
+def test_products_of_any_number(backend, n):
+    tokens = max(1, 32 // n)
+    lengths = (tokens + 1, 0, 2 * tokens, 1)
+    dims = {"H": 1, "HV": 2, "K": 5, "V": 3}
+    problem = Problem.draw(SPEC, product_of(n), 1, sum(lengths), dims, lengths=lengths)
+    with LAUNCH.forced(chunks_of(16 if n == 20 else 32)):
+        check(problem, backend)
+
+
+def test_chunks_hold_whole_tokens():
+    """Queries take 16 rows of a dot or more, and no more than a chunk has tokens."""
+    sizes = {(C, n): chunk_rows(chunks_of(C), n) for C in (16, 32, 64) for n in range(1, 70)}
+    for (wanted, n), (C, Q) in sizes.items():
+        assert max(wanted, n) <= C
+        assert max(16, C // n) <= Q
+        assert C & (C - 1) == Q & (Q - 1) == 0
+    assert [sizes[64, n] for n in (1, 2, 3, 4, 5)] == [
+        (64, 64), (64, 32), (64, 32), (64, 16), (64, 16)
+    ]  # fmt: skip
+    assert sizes[16, 20] == (32, 16)
+
+
 # Equal by definition.
 
 
@@ -344,6 +380,26 @@ def test_bad_values(changes, message, backend):
 def test_bad_kinds(changes, message):
     with pytest.raises(TypeError, match=message):
         delta_rule(**arguments(**changes))
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"K": 257}, ValueError, "K of at most 256 on a GPU, got 257"),
+        ({"n": 65}, ValueError, "num_householder must be at most 64 on a GPU, got 65"),
+        ({"dtype": torch.float64}, TypeError, "q must not be float64 on a GPU"),
+    ],
+)
+def test_limits_on_a_gpu(monkeypatch, changes, error, message):
+    from seqlib_kernels.delta_rule import kernels
+
+    monkeypatch.setattr(kernels, "interpreting", lambda: False)
+    K, n, dtype = (changes.get(*x) for x in (("K", 8), ("n", 1), ("dtype", torch.float32)))
+    q, k = zeros(1, 2, 1, K, dtype=dtype), zeros(1, 2 * n, 1, K, dtype=dtype)
+    beta = zeros(1, 2 * n, 1, dtype=dtype)
+    with pytest.raises(error, match=message):
+        delta_rule(q, k, k, beta, num_householder=n, backend="triton")
 
 
 def test_good_arguments_pass():

@@ -15,7 +15,7 @@ from .._core.backend import interpreting
 from .._core.dtypes import state_dtype
 from .kernels_bwd import backward_sweep, chunk_gradients
 from .kernels_fwd import chunk_matrices, forward_sweep
-from .launch import MAX_K, arithmetic, pick, saved_shapes
+from .launch import MAX_K, MAX_NH, arithmetic, chunk_rows, pick, saved_shapes
 
 _TL = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 
@@ -39,16 +39,21 @@ class _Plan:
             raise ValueError(f"q must have a head size K of at most {MAX_K} on a GPU, got {K}")
         if q.dtype == torch.float64 and not interpreting():
             raise TypeError("q must not be float64 on a GPU: use float32, or backend='reference'")
+        if num_householder > MAX_NH and not interpreting():
+            raise ValueError(
+                f"num_householder must be at most {MAX_NH} on a GPU, got {num_householder}"
+            )
         self.sequences = B if cu_seqlens is None else cu_seqlens.shape[0] - 1
         self.saved = saved_shapes(q, v, num_householder, self.sequences)
         self.row = pick(q)
         math = arithmetic(q.dtype, self.row)
         self.kept, self.state = math.kept, state_dtype(q.dtype)
+        C, Q = chunk_rows(self.row, num_householder)
         BK = min(self.row.tiles["BK"], max(16, triton.next_power_of_2(K)))
         self.sizes = (scale, self.sequences, T)
         self.heads = {"H": H, "HV": HV, "K": K, "NH": num_householder}
-        self.wide = {**self.heads, "V": V, **self.row.tiles, "BK": BK}
-        self.narrow = {**self.heads, "BK": BK, "C": self.row.tiles["C"]}
+        self.narrow = {**self.heads, "C": C, "Q": Q, "BK": BK}
+        self.wide = {**self.narrow, "V": V, "BV": self.row.tiles["BV"]}
         self.gates = {"DECAY": decay is not None, "NORMALIZE": normalize_qk}
         self.math: dict[str, Any] = {
             "PACKED": cu_seqlens is not None,
@@ -61,8 +66,9 @@ class _Plan:
         self.by_state = (self.sequences * HV, triton.cdiv(V, self.row.tiles["BV"]))
         self.states = (*self.saved[0][0][:2], K, V)
 
-    def options(self, kernel: Any) -> dict[str, Any]:
-        return {**self.row.compile_options(kernel.__name__), "enable_fp_fusion": True}
+    def constants(self, kernel: Any, sizes: dict[str, int], **flags: bool) -> dict[str, Any]:
+        """Constants and compiler options of one kernel, whose row may change tiles for it."""
+        return {**sizes, **self.math, **flags, **self.row.compile_options(kernel.__name__)}
 
 
 def delta_rule_fwd(
@@ -86,14 +92,13 @@ def delta_rule_fwd(
     if plan.by_chunk[0] > 0:
         chunk_matrices[plan.by_chunk](
             q, k, beta, _or(decay, beta), _or(cu_seqlens, beta), mix, attention, factors,
-            *plan.sizes, **plan.narrow, **plan.gates, **plan.math,
-            **plan.options(chunk_matrices),
+            *plan.sizes, **plan.constants(chunk_matrices, plan.narrow, **plan.gates),
         )  # fmt: skip
     forward_sweep[plan.by_state](
         q, k, v, beta, _or(h0, hT), mix, attention, factors, _or(cu_seqlens, beta),
         o, hT, hT, hT,
-        *plan.sizes, **plan.wide, INITIAL=h0 is not None, OUTPUT=True, **plan.math,
-        **plan.options(forward_sweep),
+        *plan.sizes,
+        **plan.constants(forward_sweep, plan.wide, INITIAL=h0 is not None, OUTPUT=True),
     )  # fmt: skip
     return o, hT, saved if save else []
 
@@ -123,14 +128,13 @@ def delta_rule_bwd(
     forward_sweep[plan.by_state](
         q, k, v, beta, _or(h0, dh0), mix, attention, factors, boundaries,
         errors, dh0, states, errors,
-        *plan.sizes, **plan.wide, INITIAL=h0 is not None, OUTPUT=False, **plan.math,
-        **plan.options(forward_sweep),
+        *plan.sizes,
+        **plan.constants(forward_sweep, plan.wide, INITIAL=h0 is not None, OUTPUT=False),
     )  # fmt: skip
     backward_sweep[plan.by_state](
         q, k, beta, do, dhT, mix, attention, factors, boundaries,
         dh0, dstates, y, dv,
-        *plan.sizes, **plan.wide, **plan.math,
-        **plan.options(backward_sweep),
+        *plan.sizes, **plan.constants(backward_sweep, plan.wide),
     )  # fmt: skip
     H, HV = plan.heads["H"], plan.heads["HV"]
     shared = HV != H  # then every value head writes its part, and the parts are added in order
@@ -140,16 +144,15 @@ def delta_rule_bwd(
     )
     dbeta = alloc.empty(beta.shape, beta)
     ddecay = None if decay is None else alloc.empty(decay.shape, decay)
-    C = plan.row.tiles["C"]
-    gates = dbeta if decay is None else alloc.empty((*plan.states[:2], 2, C, C), q, plan.kept)
+    C, Q = plan.narrow["C"], plan.narrow["Q"]
+    gates = dbeta if decay is None else alloc.empty((*plan.states[:2], Q, Q), q, plan.kept)
     rows = (*plan.states[:2], C, plan.heads["K"])
     raw = alloc.empty(rows, q, plan.state) if normalize_qk else dbeta
     if plan.by_chunk[0] > 0:
         chunk_gradients[plan.by_chunk](
             q, k, beta, _or(decay, beta), do, errors, y, states, dstates, factors, boundaries,
             dq, dk, dbeta, _or(ddecay, dbeta), gates, raw,
-            *plan.sizes, **plan.wide, **plan.gates, **plan.math,
-            **plan.options(chunk_gradients),
+            *plan.sizes, **plan.constants(chunk_gradients, plan.wide, **plan.gates),
         )  # fmt: skip
     if shared:
         dq, dk = (d.unflatten(2, (H, HV // H)).sum(3).to(q.dtype) for d in (dq, dk))

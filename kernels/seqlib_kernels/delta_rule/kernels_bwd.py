@@ -8,12 +8,11 @@ import triton.language as tl
 from .kernels_fwd import (
     RUNTIME,
     bounds,
+    chunk_at,
     first_slot,
     inside,
     locate,
-    real_rows,
     row_block,
-    rows_of,
     state_block,
 )
 
@@ -24,7 +23,7 @@ def backward_sweep(
     dh0, dstates, y, dv,
     scale, N, T,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
-    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    C: tl.constexpr, Q: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     PACKED: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
@@ -37,11 +36,13 @@ def backward_sweep(
     i_n = i_nh // HV
     i_h = i_nh % HV
     start, length = bounds(cu_seqlens, i_n, T, PACKED)
-    slot = first_slot(cu_seqlens, i_n, T, NH, C, PACKED)
+    slot = first_slot(cu_seqlens, i_n, T, C // NH, PACKED)
     o_c = tl.arange(0, C)
+    o_q = tl.arange(0, Q)
     o_v = tl.program_id(1) * BV + tl.arange(0, BV)
     m_v = inside(o_v, V, BV)
     o_cc = o_c[:, None] * C + o_c[None, :]
+    o_qc = o_q[:, None] * C + o_c[None, :]
     o_cv = o_c[:, None] * (HV * V) + o_v[None, :]
     o_hk = i_h // (HV // H)
 
@@ -50,15 +51,14 @@ def backward_sweep(
         o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
         ds_b = tl.load(dhT + i_nh * K * V + o_kv, mask=m_kv, other=0.0).to(ACC)
         ds = ds + (ds_b,)  # noqa: RUF005 - no unpacking in kernels
-    chunks = ((length * NH + C - 1) // C).to(tl.int32)
+    chunks = tl.cdiv(length, C // NH).to(tl.int32)
     for i in tl.range(0, chunks, disable_licm=True):
         i_c = chunks - 1 - i
-        row, token, o_t, micro = rows_of(start, i_c, NH, C)
-        m_r = real_rows(length, i_c, NH, C)
-        m_q = m_r & (micro == NH - 1)
+        token, m_r, m_q = chunk_at(start, length, i_c, NH, C, Q)
+        row = token * NH
         m_rv = m_r[:, None] & m_v[None, :]
         i_sh = (slot + i_c) * HV + i_h
-        p_f = factors + i_sh * 4 * C
+        p_f = factors + i_sh * (3 * C + 2 * Q)
         p_k = k + (row * H + o_hk) * K
         p_q = q + (token * H + o_hk) * K
         k_ds = tl.zeros([C, BV], dtype=ACC)
@@ -68,15 +68,16 @@ def backward_sweep(
             tl.store(p_ds, ds[b].to(dstates.dtype.element_ty), mask=m_kv)
             b_k = row_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
             k_ds = tl.dot(b_k, ds[b].to(DOT), k_ds, input_precision=PRECISION)
-        p_do = do + (token * HV + i_h) * V + (o_t[:, None] * (HV * V) + o_v[None, :])
-        b_do = tl.load(p_do, mask=m_q[:, None] & m_v[None, :], other=0.0)  # [C, BV]
+        p_do = do + (token * HV + i_h) * V + (o_q[:, None] * (HV * V) + o_v[None, :])
+        b_do = tl.load(p_do, mask=m_q[:, None] & m_v[None, :], other=0.0)  # [Q, BV]
         b_m = tl.load(mix + i_sh * C * C + o_cc).to(ACC)
-        b_p = tl.load(attention + i_sh * C * C + o_cc).to(DOT)
+        b_p = tl.load(attention + i_sh * Q * C + o_qc).to(DOT)
         b_beta = tl.load(beta + row * HV + i_h + o_c * HV, mask=m_r, other=0.0).to(ACC)
         head = tl.load(p_f + o_c).to(ACC)
         tail = tl.load(p_f + C + o_c).to(ACC)
         rk = tl.load(p_f + 2 * C + o_c).to(ACC)
-        rq = tl.load(p_f + 3 * C + o_c).to(ACC)
+        rq = tl.load(p_f + 3 * C + o_q).to(ACC)
+        head_q = tl.load(p_f + 3 * C + Q + o_q).to(ACC)
         du = (tail * rk)[:, None] * k_ds
         du += tl.dot(tl.trans(b_p), b_do.to(DOT), input_precision=PRECISION)
         b_y = du - tl.dot(tl.trans(b_m), b_beta[:, None] * du, input_precision=EXACT)
@@ -85,11 +86,11 @@ def backward_sweep(
         tl.store(y + o_y, b_y.to(y.dtype.element_ty), mask=m_rv)
         tl.store(dv + o_y, b_dv.to(dv.dtype.element_ty), mask=m_rv)
         whole = tl.load(p_f + C - 1).to(ACC)
-        read = ((scale * head * rq)[:, None] * b_do.to(ACC)).to(DOT)
+        read = ((scale * head_q * rq)[:, None] * b_do.to(ACC)).to(DOT)
         erase = ((head * rk)[:, None] * b_dv).to(DOT)
         before = ()
         for b in tl.static_range(NB):
-            b_q = row_block(p_q, o_t * (H * K), m_q, b * BK, K, BK).to(DOT)
+            b_q = row_block(p_q, o_q * (H * K), m_q, b * BK, K, BK).to(DOT)
             new = tl.dot(tl.trans(b_q), read, input_precision=PRECISION)
             b_k = row_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
             old = tl.dot(tl.trans(b_k), erase, input_precision=PRECISION)
@@ -159,7 +160,7 @@ def chunk_gradients(
     dq, dk, dbeta, ddecay, gates, raw,
     scale, N, T,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
-    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    C: tl.constexpr, Q: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     PACKED: tl.constexpr, DECAY: tl.constexpr, NORMALIZE: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
@@ -167,100 +168,100 @@ def chunk_gradients(
 
     Each matrix that is needed in both orientations comes from two dots or two scans: a
     transposed accumulator never feeds a dot. Row factors (beta, norms, decays) scale
-    accumulators, so that the large dots read tiles as they lie in memory.
+    accumulators, so that the large dots read tiles as they lie in memory. Decays are those of
+    tokens: one matrix G [Q, Q] in memory, of which rows read the entry of their token.
     """
     i_s = tl.program_id(0).to(tl.int64)
     i_h = tl.program_id(1)
-    i_n, i_c = locate(cu_seqlens, i_s, N, T, NH, C, PACKED)
+    i_n, i_c = locate(cu_seqlens, i_s, N, T, C // NH, PACKED)
     start, length = bounds(cu_seqlens, i_n, T, PACKED)
-    if i_c * C >= length * NH:
+    if i_c * (C // NH) >= length:
         return
-    row, token, o_t, micro = rows_of(start, i_c, NH, C)
+    token, m_r, m_q = chunk_at(start, length, i_c, NH, C, Q)
+    row = token * NH
     o_c = tl.arange(0, C)
+    o_q = tl.arange(0, Q)
+    t_c = o_c // NH
     o_k = tl.arange(0, BK)
-    m_r = real_rows(length, i_c, NH, C)
-    m_q = m_r & (micro == NH - 1)
-    m_a = m_r & (micro == 0)
     o_hk = i_h // (HV // H)
     i_sh = i_s * HV + i_h
     o_ck = o_c * (H * K)
-    o_tk = o_t * (H * K)
+    o_qk = o_q * (H * K)
     o_cv = o_c * (HV * V)
-    o_tv = o_t * (HV * V)
+    o_qv = o_q * (HV * V)
     p_e = errors + (row * HV + i_h) * V
     p_y = y + (row * HV + i_h) * V
     p_do = do + (token * HV + i_h) * V
     p_s = states + i_sh * K * V
     p_ds = dstates + i_sh * K * V
-    p_f = factors + i_sh * 4 * C + o_c
+    p_f = factors + i_sh * (3 * C + 2 * Q)
     p_beta = beta + row * HV + i_h + o_c * HV
     p_k = k + (row * H + o_hk) * K
     p_q = q + (token * H + o_hk) * K
-    p_a = decay + token * HV + i_h + o_t * HV
     p_dq = dq + (token * HV + i_h) * K
     p_dk = dk + (row * HV + i_h) * K
     p_raw = raw + i_sh * C * K  # dq, then dk, of normalised rows: as many registers would spill
     lower = o_c[:, None] > o_c[None, :]
     upper = o_c[:, None] < o_c[None, :]
     if DECAY:
-        alpha = tl.load(p_a, mask=m_a, other=1.0).to(ACC)
-        if NH == 1:
-            p_a -= HV
-        m_before = m_r & (o_c > 0) & (micro == 1 % NH)
-        before = tl.load(p_a, mask=m_before, other=1.0).to(ACC)  # the decay one row earlier
-        # G[t - 1, j] and G' pass through memory: as many registers would spill.
-        o_cc = o_c[:, None] * C + o_c[None, :]
-        p_between = gates + i_sh * 2 * C * C
-        p_gates_t = p_between + C * C
-        g = tl.where(o_c[:, None] > o_c[None, :] + 1, before[:, None], 1.0)
-        g = tl.where(lower, tl.cumprod(g, axis=0), 0.0)
-        tl.store(p_between + o_cc, g.to(gates.dtype.element_ty))
-        g = tl.cumprod(tl.where(upper, alpha[None, :], 1.0), axis=1)
-        tl.store(p_gates_t + o_cc, tl.where(lower, 0.0, g).to(gates.dtype.element_ty))
+        # G passes through memory: as many registers would spill.
+        alpha = tl.load(decay + token * HV + i_h + o_q * HV, mask=m_q, other=1.0).to(ACC)
+        p_g = gates + i_sh * Q * Q
+        g = tl.cumprod(tl.where(o_q[:, None] > o_q[None, :], alpha[:, None], 1.0), axis=0)
+        g = tl.where(o_q[:, None] >= o_q[None, :], g, 0.0).to(gates.dtype.element_ty)
+        tl.store(p_g + (o_q[:, None] * Q + o_q[None, :]), g)
         tl.debug_barrier()
+        # Token s of the sums decays what lies before it, G[s - 1, j], on the way to what follows.
+        p_before = p_g + ((o_q - 1)[:, None] * Q + t_c[None, :])
+        m_before = o_q[:, None] > t_c[None, :]
+        p_after_q = p_g + (o_q[None, :] * Q + o_q[:, None])
+        p_after_c = p_g + (t_c[None, :] * Q + o_q[:, None])
 
     # What queries read: P, and the state before the chunk.
-    head = tl.load(p_f).to(ACC)
-    rk = tl.load(p_f + 2 * C).to(ACC)
-    rq = tl.load(p_f + 3 * C).to(ACC)
+    rk = tl.load(p_f + 2 * C + o_c).to(ACC)
+    rq = tl.load(p_f + 3 * C + o_q).to(ACC)
+    head_q = tl.load(p_f + 3 * C + Q + o_q).to(ACC)
     b_beta = tl.load(p_beta, mask=m_r, other=0.0).to(ACC)
-    x_e = products(p_do, p_e, o_tv, o_cv, m_q, m_r, V, BV, ACC, DOT, PRECISION)
-    x_e = tl.where(upper, 0.0, x_e) * (scale * b_beta * rk)[None, :]
+    x_e = products(p_do, p_e, o_qv, o_cv, m_q, m_r, V, BV, ACC, DOT, PRECISION)
+    seen = (o_q * NH + (NH - 1))[:, None] >= o_c[None, :]
+    x_e = tl.where(seen, x_e, 0.0) * (scale * b_beta * rk)[None, :]
     if DECAY:
-        # dalpha_t: sum over j < t <= i of G[i, t] W[i, j] G[t - 1, j]; W pairs rows without G.
-        x_k = products(p_q, p_k, o_tk, o_ck, m_q, m_r, K, BK, ACC, DOT, PRECISION)
+        # dalpha_s: sum over j < s <= i of G[i, s] W[i, j] G[s - 1, j]; W pairs rows without G.
+        x_k = products(p_q, p_k, o_qk, o_ck, m_q, m_r, K, BK, ACC, DOT, PRECISION)
         w = x_e * x_k * rq[:, None]
-        w = tl.dot(tl.load(p_gates_t + o_cc).to(DOT), w.to(DOT), input_precision=PRECISION)
-        between = tl.load(p_between + o_cc).to(ACC)
-        b_da = tl.sum(between * w, axis=1)
-        x_e = tl.where(lower, x_e * alpha[:, None] * between, x_e)
+        w = tl.dot(tl.load(p_after_q).to(DOT), w.to(DOT), input_precision=PRECISION)
+        b_da = tl.sum(tl.load(p_before, mask=m_before, other=0.0).to(ACC) * w, axis=1)
+        x_e *= tl.load(p_g + (o_q[:, None] * Q + t_c[None, :])).to(ACC)
     x_dot = x_e.to(DOT)
-    along = tl.zeros([C], dtype=ACC)
-    x_first = tl.zeros([C], dtype=ACC)
+    along = tl.zeros([Q], dtype=ACC)
+    x_first = tl.zeros([Q], dtype=ACC)
     for i in tl.range(0, K, BK, disable_licm=True):
         o_s = (i + o_k) * V
         m_s = inside(i + o_k, K, BK)
-        x_s = products(p_do, p_s, o_tv, o_s, m_q, m_s, V, BV, ACC, DOT, PRECISION)
+        x_s = products(p_do, p_s, o_qv, o_s, m_q, m_s, V, BV, ACC, DOT, PRECISION)
         b_k = row_block(p_k, o_ck, m_r, i, K, BK).to(DOT)
-        dx = tl.dot(x_dot, b_k, input_precision=PRECISION) + (scale * head)[:, None] * x_s
+        dx = tl.dot(x_dot, b_k, input_precision=PRECISION) + (scale * head_q)[:, None] * x_s
         if DECAY or NORMALIZE:
-            x = row_block(p_q, o_tk, m_q, i, K, BK).to(ACC)
+            x = row_block(p_q, o_qk, m_q, i, K, BK).to(ACC)
             along += tl.sum(x * dx, axis=1)
             x_first += tl.sum(x * x_s, axis=1)
         if NORMALIZE:
-            store_rows(p_raw, o_c * K, m_q, i, dx, K, BK)
+            store_rows(p_raw, o_q * K, m_q, i, dx, K, BK)
         else:
-            store_rows(p_dq, o_t * (HV * K), m_q, i, dx, K, BK)
+            store_rows(p_dq, o_q * (HV * K), m_q, i, dx, K, BK)
     if NORMALIZE:
         through_norm(
-            p_dq, o_t * (HV * K), p_q, o_tk, p_raw, o_c * K, m_q, rq, along, K, BK, ACC
+            p_dq, o_q * (HV * K), p_q, o_qk, p_raw, o_q * K, m_q, rq, along, K, BK, ACC
         )  # fmt: skip
-    w_first = scale * rq * x_first
+    if DECAY:
+        before = tl.load(p_f + 3 * C + Q + o_q - 1, mask=o_q > 0, other=1.0).to(ACC)
+        w_first = tl.load(p_after_q).to(ACC) * (scale * rq * x_first)[None, :]
+        b_da += before * tl.sum(w_first, axis=1)
 
     # What updates read, A = tril(KK'), and what others read of a row's key: A and P from the
     # other side. Row factors are loaded again, since as many registers would spill.
-    rk = tl.load(p_f + 2 * C).to(ACC)
-    rq = tl.load(p_f + 3 * C).to(ACC)
+    rk = tl.load(p_f + 2 * C + o_c).to(ACC)
+    rq = tl.load(p_f + 3 * C + o_q).to(ACC)
     b_beta = tl.load(p_beta, mask=m_r, other=0.0).to(ACC)
     x_e = products(p_y, p_e, o_cv, o_cv, m_r, m_r, V, BV, ACC, DOT, PRECISION)
     b_dbeta = tl.sum(tl.where(o_c[:, None] == o_c[None, :], x_e, 0.0), axis=1)
@@ -270,25 +271,24 @@ def chunk_gradients(
     if DECAY:
         x_k = products(p_k, p_k, o_ck, o_ck, m_r, m_r, K, BK, ACC, DOT, PRECISION)
         w = x_e * x_k * rk[:, None]
-        w = tl.dot(tl.load(p_gates_t + o_cc).to(DOT), w.to(DOT), input_precision=PRECISION)
-        between = tl.load(p_between + o_cc).to(ACC)
-        b_da += tl.sum(between * w, axis=1)
-        x_e *= alpha[:, None] * between
+        w = tl.dot(tl.load(p_after_c).to(DOT), w.to(DOT), input_precision=PRECISION)
+        b_da += tl.sum(tl.load(p_before, mask=m_before, other=0.0).to(ACC) * w, axis=1)
+        x_e *= tl.load(p_g + (t_c[:, None] * Q + t_c[None, :])).to(ACC)
     e_y = products(p_e, p_y, o_cv, o_cv, m_r, m_r, V, BV, ACC, DOT, PRECISION)
     e_y = tl.where(upper, e_y, 0.0) * -b_beta[:, None] * (b_beta * rk)[None, :]
-    e_do = products(p_e, p_do, o_cv, o_tv, m_r, m_q, V, BV, ACC, DOT, PRECISION)
-    e_do = tl.where(lower, 0.0, e_do) * (scale * b_beta)[:, None] * rq[None, :]
+    e_do = products(p_e, p_do, o_cv, o_qv, m_r, m_q, V, BV, ACC, DOT, PRECISION)
+    seen = (o_q * NH + (NH - 1))[None, :] >= o_c[:, None]
+    e_do = tl.where(seen, e_do, 0.0) * (scale * b_beta)[:, None] * rq[None, :]
     if DECAY:
-        gates_t = tl.load(p_gates_t + o_cc).to(ACC)
-        e_do *= gates_t
-        e_y *= gates_t
+        e_y *= tl.load(p_g + (t_c[None, :] * Q + t_c[:, None])).to(ACC)
+        e_do *= tl.load(p_g + (o_q[None, :] * Q + t_c[:, None])).to(ACC)
     k_dot = (x_e + e_y).to(DOT)
     q_dot = e_do.to(DOT)
 
     # The same for each block of keys, with what a row writes into the state after the chunk.
-    head = tl.load(p_f).to(ACC)
-    tail = tl.load(p_f + C).to(ACC)
-    rk = tl.load(p_f + 2 * C).to(ACC)
+    head = tl.load(p_f + o_c).to(ACC)
+    tail = tl.load(p_f + C + o_c).to(ACC)
+    rk = tl.load(p_f + 2 * C + o_c).to(ACC)
     b_beta = tl.load(p_beta, mask=m_r, other=0.0).to(ACC)
     along = tl.zeros([C], dtype=ACC)
     x_first = tl.zeros([C], dtype=ACC)
@@ -307,7 +307,7 @@ def chunk_gradients(
             s_ds += inner(p_s, p_ds, i, K, V, BK, BV, ACC)
         b_k = row_block(p_k, o_ck, m_r, i, K, BK).to(DOT)
         dx = tl.dot(k_dot, b_k, dx, input_precision=PRECISION)
-        b_q = row_block(p_q, o_tk, m_q, i, K, BK).to(DOT)
+        b_q = row_block(p_q, o_qk, m_q, i, K, BK).to(DOT)
         dx = tl.dot(q_dot, b_q, dx, input_precision=PRECISION)
         if NORMALIZE:
             x = row_block(p_k, o_ck, m_r, i, K, BK).to(ACC)
@@ -320,11 +320,13 @@ def chunk_gradients(
             p_dk, o_c * (HV * K), p_k, o_ck, p_raw, o_c * K, m_r, rk, along, K, BK, ACC
         )  # fmt: skip
     if DECAY:
-        # Pairs of the chunk with the states at its two ends, and of these with each other.
-        w_first -= b_beta * rk * x_first
-        w_last = b_beta * rk * x_last
-        b_da += tail * tl.sum(tl.load(p_between + o_cc).to(ACC) * w_last[None, :], axis=1)
-        to_first = tl.sum(tl.load(p_gates_t + o_cc).to(ACC) * w_first[None, :], axis=1)
-        b_da += tl.cumprod(before, axis=0) * (to_first + tail * tl.sum(s_ds, axis=0))
-        p_da = ddecay + token * HV + i_h + o_t * HV
-        tl.store(p_da, b_da.to(ddecay.dtype.element_ty), mask=m_a)
+        # Pairs of rows with the states at both ends of the chunk, and of these with each other.
+        before = tl.load(p_f + 3 * C + Q + o_q - 1, mask=o_q > 0, other=1.0).to(ACC)
+        w_first = tl.load(p_after_c).to(ACC) * (b_beta * rk * x_first)[None, :]
+        b_da -= before * tl.sum(w_first, axis=1)
+        w_last = tl.load(p_before, mask=m_before, other=0.0).to(ACC)
+        w_last = tl.sum(w_last * (b_beta * rk * x_last)[None, :], axis=1)
+        tail_q = tl.load(p_f + C + o_q * NH, mask=o_q * NH < C, other=1.0).to(ACC)
+        b_da += tail_q * (w_last + before * tl.sum(s_ds, axis=0))
+        p_da = ddecay + token * HV + i_h + o_q * HV
+        tl.store(p_da, b_da.to(ddecay.dtype.element_ty), mask=m_q)

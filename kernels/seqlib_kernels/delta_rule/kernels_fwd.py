@@ -24,48 +24,41 @@ def bounds(cu_seqlens, i_n, T, PACKED: tl.constexpr):
 
 
 @triton.jit
-def first_slot(cu_seqlens, i_n, T, NH: tl.constexpr, C: tl.constexpr, PACKED: tl.constexpr):
-    """The slot of a sequence's first chunk; packed sequences leave some slots unused."""
+def first_slot(cu_seqlens, i_n, T, SPAN, PACKED: tl.constexpr):
+    """The slot of a sequence's first piece of SPAN tokens; packed sequences leave slots unused."""
     if PACKED:
-        slot = (tl.load(cu_seqlens + i_n).to(tl.int64) * NH) // C + i_n
+        slot = tl.load(cu_seqlens + i_n).to(tl.int64) // SPAN + i_n
     else:
-        slot = i_n * ((T * NH + C - 1) // C)
+        slot = i_n * ((T + SPAN - 1) // SPAN)
     return slot
 
 
 @triton.jit
-def locate(cu_seqlens, i_s, N, T, NH: tl.constexpr, C: tl.constexpr, PACKED: tl.constexpr):
-    """The sequence that owns slot `i_s`, and which of its chunks sits there."""
+def locate(cu_seqlens, i_s, N, T, SPAN, PACKED: tl.constexpr):
+    """The sequence that owns slot `i_s`, and which of its pieces of SPAN tokens sits there."""
     if PACKED:
         i_n = i_s * 0
         last = i_n + N - 1
         while i_n < last:  # bisection: the last sequence that starts at or before the slot
             middle = (i_n + last + 1) // 2
-            if first_slot(cu_seqlens, middle, T, NH, C, PACKED) <= i_s:
+            if first_slot(cu_seqlens, middle, T, SPAN, PACKED) <= i_s:
                 i_n = middle
             else:
                 last = middle - 1
-        i_c = i_s - first_slot(cu_seqlens, i_n, T, NH, C, PACKED)
+        i_c = i_s - first_slot(cu_seqlens, i_n, T, SPAN, PACKED)
     else:
-        chunks = (T * NH + C - 1) // C
-        i_n = i_s // chunks
-        i_c = i_s % chunks
+        pieces = (T + SPAN - 1) // SPAN
+        i_n = i_s // pieces
+        i_c = i_s % pieces
     return i_n, i_c
 
 
 @triton.jit
-def rows_of(start, i_c, NH: tl.constexpr, C: tl.constexpr):
-    """First row and token of a chunk, and of each of its rows the token after it and micro-step."""
-    first = (start * 0 + i_c) * C  # 64 bits, also where i_c counts in 32
-    o_r = (first % NH).to(tl.int32) + tl.arange(0, C)
-    return start * NH + first, start + first // NH, o_r // NH, o_r % NH
-
-
-@triton.jit
-def real_rows(length, i_c, NH: tl.constexpr, C: tl.constexpr):
-    """Which rows of a chunk lie inside its sequence."""
-    left = tl.minimum(length * NH - (length * 0 + i_c) * C, C).to(tl.int32)
-    return tl.arange(0, C) < left
+def chunk_at(start, length, i_c, NH: tl.constexpr, C: tl.constexpr, Q: tl.constexpr):
+    """A chunk's first token, and which of its C rows and Q tokens lie inside its sequence."""
+    first = (start * 0 + i_c) * (C // NH)  # 64 bits, also where i_c counts in 32
+    left = tl.minimum(length - first, C // NH).to(tl.int32)
+    return start + first, tl.arange(0, C) < left * NH, tl.arange(0, Q) < left
 
 
 @triton.jit
@@ -95,7 +88,7 @@ def state_block(i_k, o_v, m_v, K: tl.constexpr, V: tl.constexpr, BK: tl.constexp
 
 @triton.jit
 def inverse_of_diagonal(a, beta, C: tl.constexpr, ACC: tl.constexpr):
-    """(I + a diag(beta))^-1 of the SUB x SUB diagonal blocks of strictly lower `a`."""
+    """The SUB x SUB diagonal blocks of a diag(beta), `a` strictly lower, and their (I + ...)^-1."""
     NB: tl.constexpr = C // SUB
     o_b = tl.arange(0, NB)
     o_r = tl.arange(0, SUB)[None, :, None]
@@ -108,7 +101,7 @@ def inverse_of_diagonal(a, beta, C: tl.constexpr, ACC: tl.constexpr):
         column = tl.sum(tl.where(o_c == j, blocks, 0.0), axis=2)  # [NB, SUB]
         row = tl.sum(tl.where(o_r == j, d, 0.0), axis=1)  # [NB, SUB]
         d -= column[:, :, None] * row[:, None, :]
-    return d
+    return blocks, d
 
 
 @triton.jit
@@ -116,7 +109,7 @@ def solve(a, beta, C: tl.constexpr, ACC: tl.constexpr, EXACT: tl.constexpr):
     """(I + a diag(beta))^-1 a for strictly lower `a`: forward substitution by row blocks."""
     NB: tl.constexpr = C // SUB
     o_b = tl.arange(0, NB)[:, None, None]
-    d = inverse_of_diagonal(a, beta, C, ACC)
+    blocks, d = inverse_of_diagonal(a, beta, C, ACC)
     rows = tl.reshape(a, [NB, SUB, C])
     m = tl.zeros([NB, SUB, C], dtype=ACC)
     for i in tl.static_range(NB):
@@ -124,7 +117,12 @@ def solve(a, beta, C: tl.constexpr, ACC: tl.constexpr, EXACT: tl.constexpr):
         if i > 0:
             x -= tl.dot(x * beta[None, :], tl.reshape(m, [C, C]), input_precision=EXACT)
         d_i = tl.sum(tl.where(o_b == i, d, 0.0), axis=0)  # [SUB, SUB]
-        m = tl.where(o_b == i, tl.dot(d_i, x, input_precision=EXACT)[None, :, :], m)
+        l_i = tl.sum(tl.where(o_b == i, blocks, 0.0), axis=0)
+        m_i = tl.dot(d_i, x, input_precision=EXACT)
+        # errors of d_i add up over a row: what is left of the equation goes through it again
+        x -= m_i + tl.dot(l_i, m_i, input_precision=EXACT)
+        m_i += tl.dot(d_i, x, input_precision=EXACT)
+        m = tl.where(o_b == i, m_i[None, :, :], m)
     return tl.reshape(m, [C, C])
 
 
@@ -134,32 +132,32 @@ def chunk_matrices(
     mix, attention, factors,
     scale, N, T,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, NH: tl.constexpr,
-    C: tl.constexpr, BK: tl.constexpr,
+    C: tl.constexpr, Q: tl.constexpr, BK: tl.constexpr,
     PACKED: tl.constexpr, DECAY: tl.constexpr, NORMALIZE: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """M = G * (I + A diag(beta))^-1 A with A = tril(KK', -1);  P = scale QK' * G;  row factors."""
     i_s = tl.program_id(0).to(tl.int64)
     i_h = tl.program_id(1)
-    i_n, i_c = locate(cu_seqlens, i_s, N, T, NH, C, PACKED)
+    i_n, i_c = locate(cu_seqlens, i_s, N, T, C // NH, PACKED)
     start, length = bounds(cu_seqlens, i_n, T, PACKED)
-    if i_c * C >= length * NH:
+    if i_c * (C // NH) >= length:
         return
-    row, token, o_t, micro = rows_of(start, i_c, NH, C)
+    token, m_r, m_q = chunk_at(start, length, i_c, NH, C, Q)
+    row = token * NH
     o_c = tl.arange(0, C)
-    m_r = real_rows(length, i_c, NH, C)
-    m_q = m_r & (micro == NH - 1)  # queries sit on the last micro-step of their token
+    o_q = tl.arange(0, Q)
     o_hk = i_h // (HV // H)
 
     kk = tl.zeros([C, C], dtype=ACC)
-    qk = tl.zeros([C, C], dtype=ACC)
+    qk = tl.zeros([Q, C], dtype=ACC)
     k_square = tl.zeros([C], dtype=ACC)
-    q_square = tl.zeros([C], dtype=ACC)
+    q_square = tl.zeros([Q], dtype=ACC)
     p_k = k + (row * H + o_hk) * K
     p_q = q + (token * H + o_hk) * K
     for i_k in range(0, K, BK):
         b_k = row_block(p_k, o_c * (H * K), m_r, i_k, K, BK).to(DOT)
-        b_q = row_block(p_q, o_t * (H * K), m_q, i_k, K, BK).to(DOT)
+        b_q = row_block(p_q, o_q * (H * K), m_q, i_k, K, BK).to(DOT)
         kk = tl.dot(b_k, tl.trans(b_k), kk, input_precision=PRECISION)
         qk = tl.dot(b_q, tl.trans(b_k), qk, input_precision=PRECISION)
         if NORMALIZE:
@@ -173,31 +171,42 @@ def chunk_matrices(
         rq = q_square + 1.0
 
     lower = o_c[:, None] > o_c[None, :]
+    seen = (o_q * NH + (NH - 1))[:, None] >= o_c[None, :]  # a query comes after its token's rows
     a = tl.where(lower, kk * rk[:, None] * rk[None, :], 0.0)
-    p = tl.where(o_c[:, None] >= o_c[None, :], qk * (scale * rq)[:, None] * rk[None, :], 0.0)
+    p = tl.where(seen, qk * (scale * rq)[:, None] * rk[None, :], 0.0)
     if DECAY:
         p_a = decay + token * HV + i_h
-        m_a = m_r & (micro == 0)  # a token decays once, before its first micro-step
-        alpha = tl.load(p_a + o_t * HV, mask=m_a, other=1.0).to(ACC)
+        m_a = m_r & (o_c % NH == 0)  # a token decays once, before its first row
+        alpha = tl.load(p_a + o_c // NH * HV, mask=m_a, other=1.0).to(ACC)
         gates = tl.cumprod(tl.where(lower, alpha[:, None], 1.0), axis=0)  # [C, C], a product each
-        a *= gates
-        p *= gates
         head = tl.cumprod(alpha, axis=0)
         tail = tl.sum(tl.where((o_c == C - 1)[:, None], gates, 0.0), axis=0)
+        a *= gates
+        if NH == 1:
+            p *= gates
+            head_q = head
+        else:
+            alpha = tl.load(p_a + o_q * HV, mask=m_q, other=1.0).to(ACC)
+            later = o_q[:, None] > (o_c // NH)[None, :]
+            p *= tl.cumprod(tl.where(later, alpha[:, None], 1.0), axis=0)
+            head_q = tl.cumprod(alpha, axis=0)
     else:
         head = tl.full([C], 1.0, dtype=ACC)
         tail = tl.full([C], 1.0, dtype=ACC)
+        head_q = tl.full([Q], 1.0, dtype=ACC)
 
     i_sh = i_s * HV + i_h
-    o_cc = o_c[:, None] * C + o_c[None, :]
-    tl.store(attention + i_sh * C * C + o_cc, p.to(attention.dtype.element_ty))
-    p_f = factors + i_sh * 4 * C
+    o_qc = o_q[:, None] * C + o_c[None, :]
+    tl.store(attention + i_sh * Q * C + o_qc, p.to(attention.dtype.element_ty))
+    p_f = factors + i_sh * (3 * C + 2 * Q)
     tl.store(p_f + o_c, head)
     tl.store(p_f + C + o_c, tail)
     tl.store(p_f + 2 * C + o_c, rk)
-    tl.store(p_f + 3 * C + o_c, rq)
+    tl.store(p_f + 3 * C + o_q, rq)
+    tl.store(p_f + 3 * C + Q + o_q, head_q)
     b_beta = tl.load(beta + row * HV + i_h + o_c * HV, mask=m_r, other=0.0).to(ACC)
     m = solve(a, b_beta, C, ACC, EXACT)
+    o_cc = o_c[:, None] * C + o_c[None, :]
     tl.store(mix + i_sh * C * C + o_cc, m.to(mix.dtype.element_ty))
 
 
@@ -207,7 +216,7 @@ def forward_sweep(
     o, hT, states, errors,
     scale, N, T,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
-    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    C: tl.constexpr, Q: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     PACKED: tl.constexpr, INITIAL: tl.constexpr, OUTPUT: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
@@ -220,11 +229,13 @@ def forward_sweep(
     i_n = i_nh // HV
     i_h = i_nh % HV
     start, length = bounds(cu_seqlens, i_n, T, PACKED)
-    slot = first_slot(cu_seqlens, i_n, T, NH, C, PACKED)
+    slot = first_slot(cu_seqlens, i_n, T, C // NH, PACKED)
     o_c = tl.arange(0, C)
+    o_q = tl.arange(0, Q)
     o_v = tl.program_id(1) * BV + tl.arange(0, BV)
     m_v = inside(o_v, V, BV)
     o_cc = o_c[:, None] * C + o_c[None, :]
+    o_qc = o_q[:, None] * C + o_c[None, :]
     o_cv = o_c[:, None] * (HV * V) + o_v[None, :]
     o_hk = i_h // (HV // H)
 
@@ -235,16 +246,15 @@ def forward_sweep(
             o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
             s_b += tl.load(h0 + i_nh * K * V + o_kv, mask=m_kv, other=0.0).to(ACC)
         s = s + (s_b,)  # noqa: RUF005 - no unpacking in kernels
-    for i_c in tl.range(0, ((length * NH + C - 1) // C).to(tl.int32), disable_licm=True):
-        row, token, o_t, micro = rows_of(start, i_c, NH, C)
-        m_r = real_rows(length, i_c, NH, C)
-        m_q = m_r & (micro == NH - 1)
+    for i_c in tl.range(0, tl.cdiv(length, C // NH).to(tl.int32), disable_licm=True):
+        token, m_r, m_q = chunk_at(start, length, i_c, NH, C, Q)
+        row = token * NH
         i_sh = (slot + i_c) * HV + i_h
-        p_f = factors + i_sh * 4 * C
+        p_f = factors + i_sh * (3 * C + 2 * Q)
         p_k = k + (row * H + o_hk) * K
         p_q = q + (token * H + o_hk) * K
         k_s = tl.zeros([C, BV], dtype=ACC)
-        q_s = tl.zeros([C, BV], dtype=ACC)
+        q_s = tl.zeros([Q, BV], dtype=ACC)
         for b in tl.static_range(NB):
             if not OUTPUT:
                 o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
@@ -254,7 +264,7 @@ def forward_sweep(
             b_k = row_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
             k_s = tl.dot(b_k, s_dot, k_s, input_precision=PRECISION)
             if OUTPUT:
-                b_q = row_block(p_q, o_t * (H * K), m_q, b * BK, K, BK).to(DOT)
+                b_q = row_block(p_q, o_q * (H * K), m_q, b * BK, K, BK).to(DOT)
                 q_s = tl.dot(b_q, s_dot, q_s, input_precision=PRECISION)
         p_v = v + (row * HV + i_h) * V + o_cv
         b_v = tl.load(p_v, mask=m_r[:, None] & m_v[None, :], other=0.0).to(ACC)  # [C, BV]
@@ -267,11 +277,12 @@ def forward_sweep(
         e = r - tl.dot(b_m, b_beta[:, None] * r, input_precision=EXACT)
         u = b_beta[:, None] * e
         if OUTPUT:
-            b_p = tl.load(attention + i_sh * C * C + o_cc).to(DOT)
-            rq = tl.load(p_f + 3 * C + o_c).to(ACC)
-            out = (scale * head * rq)[:, None] * q_s
+            b_p = tl.load(attention + i_sh * Q * C + o_qc).to(DOT)
+            rq = tl.load(p_f + 3 * C + o_q).to(ACC)
+            head_q = tl.load(p_f + 3 * C + Q + o_q).to(ACC)
+            out = (scale * head_q * rq)[:, None] * q_s
             out += tl.dot(b_p, u.to(DOT), input_precision=PRECISION)
-            p_o = o + (token * HV + i_h) * V + (o_t[:, None] * (HV * V) + o_v[None, :])
+            p_o = o + (token * HV + i_h) * V + (o_q[:, None] * (HV * V) + o_v[None, :])
             tl.store(p_o, out.to(o.dtype.element_ty), mask=m_q[:, None] & m_v[None, :])
         else:
             p_e = errors + (row * HV + i_h) * V + o_cv

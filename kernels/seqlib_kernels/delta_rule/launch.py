@@ -11,6 +11,7 @@ from .._core.dtypes import state_dtype
 from .._core.launch import INTERPRETER, Launch, LaunchTable
 
 MAX_K = 256  # a program holds K rows of the state in registers
+MAX_NH = 64  # the rows of a token lie in one chunk
 
 # C rows make a chunk; a sweep holds a [K, BV] tile of the state, as blocks of BK keys: what a dot
 # reads of them takes registers too. The width is K. Which rows compile without spills was found
@@ -35,6 +36,7 @@ LAUNCH = LaunchTable(
             width=128,
             tiles={"C": 32, "BK": 64, "BV": 32},
             num_warps=8,
+            per_kernel={"chunk_gradients": {"BK": 32}},
         ),
         Launch(
             arch="sm_90",
@@ -126,13 +128,23 @@ def pick(q: Tensor) -> Launch:
     return LAUNCH.pick(q, q.shape[3], itemsize(q.dtype))
 
 
-def slots(q: Tensor, num_householder: int, sequences: int, C: int) -> int:
-    """How many chunks there may be: known from shapes, without the values of `cu_seqlens`."""
+def chunk_rows(row: Launch, num_householder: int) -> tuple[int, int]:
+    """C, the rows of a chunk, and Q, those of its queries: as many as a chunk has whole tokens.
+
+    Both are tiles of dots, powers of two from 16 up. The rows of a token never part: more than
+    the launch row has make a wider chunk.
+    """
+    C = max(row.tiles["C"], 1 << (num_householder - 1).bit_length())
+    tokens = C // num_householder
+    return C, max(16, 1 << (tokens - 1).bit_length())
+
+
+def slots(q: Tensor, sequences: int, span: int) -> int:
+    """How many pieces of `span` tokens there may be: known without the values of `cu_seqlens`."""
     B, T = q.shape[:2]
-    rows = T * num_householder
     if sequences == B:
-        return B * ((rows + C - 1) // C)
-    return rows // C + sequences
+        return B * ((T + span - 1) // span)
+    return T // span + sequences
 
 
 def saved_shapes(
@@ -140,7 +152,7 @@ def saved_shapes(
 ) -> list[tuple[tuple[int, ...], torch.dtype]]:
     """The tensors kept for the backward pass: M and P of each chunk, and its row factors."""
     row = pick(q)
-    C, kept = row.tiles["C"], arithmetic(q.dtype, row).kept
-    lead = (slots(q, num_householder, sequences, C), v.shape[2])
-    wide = state_dtype(q.dtype)
-    return [((*lead, C, C), wide), ((*lead, C, C), kept), ((*lead, 4, C), wide)]
+    kept, wide = arithmetic(q.dtype, row).kept, state_dtype(q.dtype)
+    C, Q = chunk_rows(row, num_householder)
+    lead = (slots(q, sequences, C // num_householder), v.shape[2])
+    return [((*lead, C, C), wide), ((*lead, Q, C), kept), ((*lead, 3 * C + 2 * Q), wide)]

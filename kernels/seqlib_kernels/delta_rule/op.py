@@ -41,14 +41,14 @@ def delta_rule(
 
     Args:
         q: [B, T, H, K] queries.
-        k: [B, n*T, H, K] keys, the n rows of token t at n*t ... n*t + n - 1.
+        k: [B, n*T, H, K] keys, the n rows of token t at n*t ... n*t + n - 1; on a GPU K <= 256.
         v: [B, n*T, HV, V] values; HV is a multiple of H, head h reads q, k of head h // (HV/H).
         beta: [B, n*T, HV] strength of each update.
         g: [B, T, HV] logarithm of the decay, a = exp(g); not beside `alpha`.
         alpha: [B, T, HV] the decay itself, a = alpha, of any sign and zero where wanted.
         scale: factor of the output, K**-0.5 by default.
         normalize_qk: replace each row x of q and k by x * rsqrt(sum(x*x) + 1e-6).
-        num_householder: n, the number of updates per token (DeltaProduct).
+        num_householder: n, the number of updates per token (DeltaProduct); on a GPU at most 64.
         initial_state: [N, HV, K, V] state before the first token, zeros by default; N is B, or
             the number of packed sequences.
         return_final_state: also return the state after the last token.
