@@ -166,10 +166,10 @@ class _SelectiveScan(torch.autograd.Function):
 #       -> (y, hT, states)
 #   backward(dy, dhT, u, dt, A, B, C, D, z, dt_bias, h0, cu_seqlens, states, dt_softplus,
 #            negative_eigenvalues) -> (du, ddt, dA, dB, dC, dD, dz, ddt_bias, dh0)
-# Gradients of tensors that are None are None. `states` [slots, N, D] are those at the start of
-# every piece of `piece_length(u, backend)` tokens: piece i of the sequence whose first token is
-# row r of all tokens has slot r // length + (number of the sequence) + i. Without `save` it is
-# empty.
+# Gradients of D, z and dt_bias are None where these are; that of h0 is always given. `states`
+# [slots, N, D] are those at the start of every piece of `piece_length(u)` tokens: piece i of
+# sequence number s, whose first token is row r of all tokens, has slot r // length + s + i. It is
+# empty without `save`.
 
 
 def _module(backend: str) -> ModuleType:
@@ -280,7 +280,7 @@ def _bwd_fake(
     def like(x: Tensor | None) -> Tensor:
         return A.new_empty(0) if x is None else x.new_empty(x.shape)
 
-    return tuple(like(x) for x in (u, dt, A, B, C, D, z, dt_bias, h0))
+    return tuple(like(x) for x in (u, dt, A, B, C, D, z, dt_bias, dhT))
 
 
 def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:

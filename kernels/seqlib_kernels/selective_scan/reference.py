@@ -51,7 +51,7 @@ def selective_scan(
             h = a * h + (delta * u_t)[..., None] * B_t
             outputs.append((h * C_t).sum(-1))
         states.append(h)
-    y = torch.stack(outputs, 1) if outputs else torch.zeros_like(u, dtype=dtype)
+    y = torch.stack(outputs, 1) if outputs else u.to(dtype)  # T = 0
     y = finish(y, u, D, z)
     return y, torch.cat(states) if return_final_state else None
 
