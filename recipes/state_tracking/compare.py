@@ -83,13 +83,14 @@ def main(words: Sequence[str]) -> list[TrackedRun]:
 
 def runs_of(grid: GridSettings, title: str, task: Mapping[str, Any]) -> Iterator[list[str]]:
     """The command lines of one task's runs."""
+    models, settings = as_mapping("models", grid.models), as_mapping("settings", grid.settings)
     for name in task["models"]:
         for negative in (True, False):
             for seed in task.get("seeds", [0]):
                 leaf = f"{name}_{'negative' if negative else 'positive'}_seed{seed}"
                 options = {
-                    **grid.models[name],
-                    **grid.settings,
+                    **models[name],
+                    **settings,
                     "negative_eigenvalues": negative,
                     "seed": seed,
                     "task_name": title,

@@ -12,6 +12,7 @@ from seqlib.models import SeqLMForTokenClassification
 
 from .arguments import TrainSettings
 from .model import ModelSettings, model_config
+from .settings import as_mapping
 
 
 def _help(text: str) -> dict[str, str]:
@@ -74,7 +75,7 @@ class TrackerSettings(ModelSettings):
             )
         if self.mixer is not None:
             self.block_types = [self.mixer] * (self.num_hidden_layers or 1)
-        options: dict[str, Any] = dict(self.mixer_kwargs or {})
+        options = as_mapping("mixer_kwargs", self.mixer_kwargs)
         for name in dict.fromkeys(self.block_types or ()):
             if "negative_eigenvalues" not in inspect.signature(mixer_class(name)).parameters:
                 continue

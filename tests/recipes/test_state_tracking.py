@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from transformers import AutoModelForTokenClassification, TrainerCallback
+from transformers import AutoModelForTokenClassification, TrainerCallback, get_scheduler
 
 from seqlib.training.arguments import TrainSettings
 from seqlib.training.checkpoints import CheckpointError, last_checkpoint
-from seqlib.training.settings import parse_settings
+from seqlib.training.settings import as_mapping, parse_settings
 from seqlib.training.state_tracking import (
     TaskSettings,
     TrackerSettings,
@@ -231,6 +232,14 @@ def test_presets_are_tasks_and_models(preset, monkeypatch):
     assert data.test.lengths[-1] >= 2 * data.train.lengths[-1]
     network = build_tracker(model, data.task, task.context)
     assert network.config.num_labels == data.task.num_classes
+    optimizer = torch.optim.SGD(network.parameters(), lr=training.learning_rate)
+    kwargs = as_mapping("lr_scheduler_kwargs", training.lr_scheduler_kwargs)
+    schedule = get_scheduler(training.lr_scheduler_type, optimizer, 2, 20, kwargs)
+    for _ in range(20):
+        optimizer.step()
+        schedule.step()
+    lowest = training.learning_rate if training.lr_scheduler_type == "constant" else 0
+    assert schedule.get_last_lr()[0] == pytest.approx(kwargs.get("min_lr", lowest))
 
 
 GRID = {
