@@ -13,6 +13,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 STATE_FILE = "trainer_state.json"
 
+# Without any of these transformers would go on, but elsewhere than where the run stopped.
+_PARTS = ("config.json", STATE_FILE, "scheduler.pt", "rng_state*.pth")
+_OPTIMIZERS = ("optimizer*", "global_step*")  # the second is DeepSpeed's
+
 # What may differ between a model and the checkpoint that it continues.
 _VOLATILE = {"transformers_version", "dtype", "use_cache", "architectures", "_name_or_path"}
 
@@ -52,6 +56,22 @@ def clear_errors(output_dir: str | Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def reading(checkpoint: str | Path | None) -> Iterator[None]:
+    """Turn whatever stops a load into one error that names the checkpoint.
+
+    Raises:
+        CheckpointError: with the cause.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(
+            f"{checkpoint} can't be loaded ({type(error).__name__}: {error}): delete it to go on "
+            "from the one before it"
+        ) from error
+
+
 def publish(folder: Path, destination: Path) -> None:
     """Give the finished `folder` its name, once all of its bytes are on the disk."""
     for path in sorted(folder.rglob("*")):
@@ -78,12 +98,18 @@ def check_belongs(
     """Hold `checkpoint` to the architecture and the vocabulary of what is about to be trained.
 
     Raises:
-        CheckpointError: not a checkpoint, or one of another model or tokenizer; says what differs.
+        CheckpointError: not a whole checkpoint, or one of another model or tokenizer; says what is
+            missing or differs.
     """
-    for name in ("config.json", STATE_FILE):
-        if not (checkpoint / name).is_file():
-            raise CheckpointError(f"{checkpoint} is no checkpoint to resume from: it has no {name}")
-    theirs = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    missing = [name for name in _PARTS if not any(checkpoint.glob(name))]
+    if not any(any(checkpoint.glob(name)) for name in _OPTIMIZERS):
+        missing.append("optimizer.pt")
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint} is no checkpoint to resume from: it has no {', '.join(missing)}"
+        )
+    with reading(checkpoint):
+        theirs = dict(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
     ours = json.loads(model.config.to_json_string(use_diff=False))
     if theirs.get("model_type") != ours["model_type"]:
         raise CheckpointError(

@@ -58,8 +58,8 @@ def open_run(output_dir: str | Path, record: Mapping[str, Any], resume: str | No
     checkpoint; a path is taken as it is, and None asks for a folder without a run.
 
     Raises:
-        CheckpointError: the folder holds another run (says what differs), or `resume` is a path
-            that is no folder.
+        CheckpointError: the folder holds another run (says what differs) or a record that can't
+            be read, or `resume` is a path that is no folder.
     """
     found = Path(output_dir) / RECORD_FILE
     last = last_checkpoint(output_dir)
@@ -73,7 +73,7 @@ def open_run(output_dir: str | Path, record: Mapping[str, Any], resume: str | No
         if last is not None:
             raise CheckpointError(f"{output_dir} holds checkpoints of a run that left no record")
         return None
-    earlier = yaml.safe_load(found.read_text(encoding="utf-8"))
+    earlier = _read_record(found)
     differences = _differences(earlier, record)
     if differences:
         raise CheckpointError(
@@ -97,6 +97,18 @@ def write_record(output_dir: str | Path, record: Mapping[str, Any]) -> None:
     os.replace(draft, folder / RECORD_FILE)
 
 
+def _read_record(path: Path) -> Mapping[str, Any]:
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CheckpointError(f"the record of a run, {path}, can't be read: {error}") from error
+    if not isinstance(record, dict) or not all(
+        isinstance(record.get(part), dict) for part in ("settings", "data")
+    ):
+        raise CheckpointError(f"{path} is no record of a run: it holds no settings and data")
+    return record
+
+
 def _fields(settings: Any) -> dict[str, Any]:
     if isinstance(settings, TrainingArguments):
         values = settings.to_dict()
@@ -116,10 +128,9 @@ def _plain(value: Any) -> Any:
 
 def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     def compared(record: Mapping[str, Any]) -> dict[str, Any]:
-        settings = record.get("settings", {})
-        kept = {k: v for k, v in settings.items() if k not in _FREE}
+        kept = {k: v for k, v in record["settings"].items() if k not in _FREE}
         kept = {k: v for k, v in kept.items() if not k.startswith(_FREE_PREFIXES)}
-        data = {f"data {k}": v for k, v in record.get("data", {}).items()}
+        data = {f"data {k}": v for k, v in record["data"].items()}
         return {**kept, **data, "processes": record.get("processes")}
 
     then, here = compared(earlier), compared(now)

@@ -62,14 +62,15 @@ class SeqTrainer(Trainer):
         """Train from the start or from a checkpoint, which must belong to this model.
 
         Raises:
-            CheckpointError: a checkpoint of another model or tokenizer, or one that can't be
-                written; the last good one is left as it was.
+            CheckpointError: a checkpoint that is damaged or of another model or tokenizer, or one
+                that can't be written; the last good one is left as it was.
         """
         if resume_from_checkpoint is None:
             return super().train(**kwargs)
         checkpoint = Path(resume_from_checkpoint)
         checkpoints.check_belongs(checkpoint, self.model, self.processing_class)
-        state = TrainerState.load_from_json(str(checkpoint / checkpoints.STATE_FILE))
+        with checkpoints.reading(checkpoint):
+            state = TrainerState.load_from_json(str(checkpoint / checkpoints.STATE_FILE))
         if self._is_finished(checkpoint, state):
             # transformers would train for one more step to find that out
             logger.info("%s is the end of a finished run: nothing to train", checkpoint)
@@ -93,13 +94,24 @@ class SeqTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        with checkpoints.reading(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with checkpoints.reading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Take moments and progress from a checkpoint, but rates and decays from the settings."""
         optimizer: Any = self.optimizer
         schedule: Any = self.lr_scheduler
         settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         base_lrs = list(schedule.base_lrs)
-        super()._load_optimizer_and_scheduler(checkpoint)
+        with checkpoints.reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
         for group, options, base, loaded in zip(
             optimizer.param_groups, settings, base_lrs, schedule.base_lrs, strict=True
         ):
@@ -151,7 +163,8 @@ class SeqTrainer(Trainer):
 
     def _is_finished(self, checkpoint: Path, state: TrainerState) -> bool:
         if self.clock is not None:
-            schedule = torch.load(checkpoint / SCHEDULER_NAME, weights_only=True)
+            with checkpoints.reading(checkpoint):
+                schedule = torch.load(checkpoint / SCHEDULER_NAME, weights_only=True)
             return schedule.get("elapsed", 0.0) >= self.clock.budget
         if self.args.max_steps > 0:
             return state.global_step >= self.args.max_steps
