@@ -184,5 +184,5 @@ if __name__ == "__main__":
     disable_progress_bar()  # of every single file saved; training has its own bar
     try:
         main(sys.argv[1:])
-    except (ValueError, CheckpointError) as error:
+    except (ValueError, OSError, CheckpointError) as error:
         sys.exit(f"error: {error}")

@@ -163,5 +163,5 @@ if __name__ == "__main__":
     set_up_logging()
     try:
         main(sys.argv[1:])
-    except (ValueError, CheckpointError) as error:
+    except (ValueError, OSError, CheckpointError) as error:
         sys.exit(f"error: {error}")

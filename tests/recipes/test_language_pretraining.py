@@ -4,6 +4,7 @@
 import importlib.util
 import json
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -193,6 +194,17 @@ def test_unusable_text_is_named(recipe, files, tmp_path, content, message):
 def test_settings_that_are_refused(recipe, files, tmp_path, word, message):
     with pytest.raises(ValueError, match=message):
         recipe.main(words(files, tmp_path / "out", word))
+
+
+def test_a_folder_that_can_not_be_made_ends_the_command_with_one_line(files, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    command = [sys.executable, str(RECIPE / "train.py"), *words(files, tmp_path / "taken")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "taken" in last
 
 
 def test_one_record_tells_texts_apart(files, tmp_path):
