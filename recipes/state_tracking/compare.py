@@ -24,7 +24,7 @@ from seqlib.training.checkpoints import CheckpointError
 from seqlib.training.settings import as_mapping, parse_settings
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
-KEYS = ("config", "models", "seeds")
+KEYS = ("config", "models", "seeds", "negative_eigenvalues")
 
 
 @dataclass
@@ -33,7 +33,10 @@ class GridSettings:
 
     tasks: dict | str | None = field(
         default=None,
-        metadata={"help": "By title: a config, names of models, seeds (0 by default)."},
+        metadata={
+            "help": "By title: blocks of a config, names of models, seeds (0 by default) and "
+            "negative_eigenvalues (true and false by default)."
+        },
     )
     models: dict | str | None = field(
         default=None, metadata={"help": "By name: the settings that make the model."}
@@ -51,19 +54,23 @@ class GridSettings:
         self.settings = as_mapping("settings", self.settings)
         if not self.tasks:
             raise ValueError("tasks must hold at least one task, got none")
-        for title, task in self.tasks.items():
-            for key in task:
-                if key not in KEYS:
-                    raise unknown_name(f"key of the task {title!r}", key, KEYS)
-            for key in ("config", "models"):
-                if not task.get(key):
-                    raise ValueError(f"the task {title!r} must have a value for {key!r}")
-            if not (CONFIGS / task["config"]).is_file():
-                known = [path.name for path in CONFIGS.glob("*.yaml")]
-                raise unknown_name("config", task["config"], known)
-            for name in task["models"]:
-                if name not in self.models:
-                    raise unknown_name("model of the grid", name, self.models)
+        for title, blocks in self.tasks.items():
+            for block in blocks:
+                self._check(title, block)
+
+    def _check(self, title: str, block: Mapping[str, Any]) -> None:
+        for key in block:
+            if key not in KEYS:
+                raise unknown_name(f"key of the task {title!r}", key, KEYS)
+        for key in ("config", "models"):
+            if not block.get(key):
+                raise ValueError(f"the task {title!r} must have a value for {key!r}")
+        if not (CONFIGS / block["config"]).is_file():
+            known = [path.name for path in CONFIGS.glob("*.yaml")]
+            raise unknown_name("config", block["config"], known)
+        for name in block["models"]:
+            if name not in as_mapping("models", self.models):
+                raise unknown_name("model of the grid", name, as_mapping("models", self.models))
 
 
 def main(words: Sequence[str]) -> list[TrackedRun]:
@@ -71,8 +78,10 @@ def main(words: Sequence[str]) -> list[TrackedRun]:
     (grid,) = parse_settings([GridSettings], words)
     folder = Path(grid.output_dir)
     runs: list[TrackedRun] = []
-    for title, task in grid.tasks.items():
-        runs += [run for words in runs_of(grid, title, task) if (run := train(words)) is not None]
+    for title, blocks in grid.tasks.items():
+        for words in (words for block in blocks for words in runs_of(grid, title, block)):
+            run = train(words)
+            runs += [] if run is None else [run]
         if runs:  # only the first process has any
             write(runs, folder)
     console = Console()
@@ -81,12 +90,12 @@ def main(words: Sequence[str]) -> list[TrackedRun]:
     return runs
 
 
-def runs_of(grid: GridSettings, title: str, task: Mapping[str, Any]) -> Iterator[list[str]]:
-    """The command lines of one task's runs."""
+def runs_of(grid: GridSettings, title: str, block: Mapping[str, Any]) -> Iterator[list[str]]:
+    """The command lines of a block's runs."""
     models, settings = as_mapping("models", grid.models), as_mapping("settings", grid.settings)
-    for name in task["models"]:
-        for negative in (True, False):
-            for seed in task.get("seeds", [0]):
+    for name in block["models"]:
+        for negative in block.get("negative_eigenvalues", (True, False)):
+            for seed in block.get("seeds", [0]):
                 leaf = f"{name}_{'negative' if negative else 'positive'}_seed{seed}"
                 options = {
                     **models[name],
@@ -97,7 +106,7 @@ def runs_of(grid: GridSettings, title: str, task: Mapping[str, Any]) -> Iterator
                     "model_name": name,
                     "output_dir": str(Path(grid.output_dir) / plain(title) / plain(leaf)),
                 }
-                yield [str(CONFIGS / task["config"]), *as_words(options)]
+                yield [str(CONFIGS / block["config"]), *as_words(options)]
 
 
 def as_words(options: Mapping[str, Any]) -> list[str]:

@@ -266,16 +266,25 @@ def grid(tmp_path):
 def test_a_grid_becomes_one_plot_and_no_run_is_made_twice(scripts, grid, tmp_path, monkeypatch):
     train, compare = scripts
     path = grid(
-        {"Parity": {"config": "parity_prefixes_cpu.yaml", "models": ["one head"], "seeds": [0, 1]}}
+        {
+            "Parity": [
+                {"config": "parity_prefixes_cpu.yaml", "models": ["one head"], "seeds": [0, 1]},
+                {
+                    "config": "parity_prefixes_cpu.yaml",
+                    "models": ["attention"],
+                    "negative_eigenvalues": [False],
+                },
+            ]
+        }
     )
     runs = compare.main([path])
     assert [(run.negative_eigenvalues, run.seed) for run in runs] == [
-        *((True, 0), (True, 1), (False, 0), (False, 1)),
+        *((True, 0), (True, 1), (False, 0), (False, 1), (False, 0)),
     ]
     out = tmp_path / "out"
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
     lines = (out / "comparison.jsonl").read_text().splitlines()
-    assert [json.loads(line)["seed"] for line in lines] == [0, 1, 0, 1]
+    assert [json.loads(line)["seed"] for line in lines] == [0, 1, 0, 1, 0]
     text = (out / "comparison.md").read_text()
     assert text.count("| one head") == 2
     assert text.startswith("Parity: sequences with all answers right, trained up to length 8")
@@ -300,7 +309,7 @@ def test_a_grid_becomes_one_plot_and_no_run_is_made_twice(scripts, grid, tmp_pat
 )
 def test_grids_that_are_refused(scripts, grid, task, message):
     with pytest.raises(ValueError, match=message):
-        scripts[1].main([grid({"Parity": task})])
+        scripts[1].main([grid({"Parity": [task]})])
 
 
 def test_a_grid_needs_a_task(scripts, grid):
