@@ -36,6 +36,13 @@ class StateLayer(CacheLayerMixin):
     def get_seq_length(self) -> int:
         return self.seen
 
+    @property
+    def batch_size(self) -> int:
+        """Rows of the state; missing before there is one, as transformers expects."""
+        if self.state is None:
+            raise AttributeError("batch_size is unknown before the first call")
+        return next(iter(self.state.values())).shape[0]
+
     def get_max_length(self) -> int:
         return -1
 
@@ -52,10 +59,10 @@ class StateLayer(CacheLayerMixin):
         self._each(lambda x: x[indices.to(x.device)])
 
     def offload(self) -> None:
-        self._each(lambda x: x.to("cpu", non_blocking=True))
+        raise NotImplementedError(_NOT_MOVED)
 
     def prefetch(self) -> None:
-        raise NotImplementedError("states are small; this cache is never offloaded by transformers")
+        raise NotImplementedError(_NOT_MOVED)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Only `crop(0)` is possible: a recurrence keeps no past to return to."""
@@ -76,6 +83,7 @@ class StateLayer(CacheLayerMixin):
             self.state = {name: change(x) for name, x in self.state.items()}
 
 
+_NOT_MOVED = "a state stays where its block is; build_cache makes no offloaded caches"
 _NOT_KEYS = "this layer keeps a mixer's state, not keys and values; use write(state, tokens)"
 
 
@@ -84,11 +92,12 @@ def build_cache(num_layers: int) -> Cache:
     return Cache(layers=[StateLayer() for _ in range(num_layers)])
 
 
-def check_cache(cache: object, num_layers: int) -> None:
+def check_cache(cache: object, num_layers: int, batch_size: int) -> None:
     """Hold `past_key_values` to what `build_cache` makes.
 
     Raises:
-        TypeError: another kind of cache. ValueError: the cache of a model of other depth.
+        TypeError: another kind of cache. ValueError: the cache of a model of other depth, or of
+            another number of rows.
     """
     layers = getattr(cache, "layers", None)
     if not layers or not all(isinstance(layer, StateLayer) for layer in layers):
@@ -101,3 +110,6 @@ def check_cache(cache: object, num_layers: int) -> None:
         raise ValueError(
             f"past_key_values must have one layer per block, {num_layers}, got {len(layers)}"
         )
+    rows = getattr(layers[0], "batch_size", batch_size)
+    if rows != batch_size:
+        raise ValueError(f"past_key_values must hold the states of B={batch_size} rows, got {rows}")

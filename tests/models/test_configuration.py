@@ -61,6 +61,8 @@ def test_round_trip_through_a_folder(make_config, tmp_path):
         ({"intermediate_size": -1}, "intermediate_size must be positive, or 0 for blocks without"),
         ({"vocab_size": 0}, "vocab_size must be positive, got 0"),
         ({"num_hidden_layers": 0, "block_types": []}, "num_hidden_layers must be positive, got 0"),
+        ({"vocab_size": 9, "pad_token_id": 9}, "below vocab_size=9 and not negative, got 9"),
+        ({"pad_token_id": -1}, "below vocab_size=32000 and not negative, got -1"),
         ({"model_type": "llama"}, "a 'llama' model, not of 'seqlib_lm'"),
     ],
 )

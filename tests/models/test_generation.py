@@ -5,7 +5,7 @@ import copy
 
 import pytest
 import torch
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache, DynamicCache
 
 from seqlib.models import build_cache
 from seqlib.models.cache import StateLayer
@@ -160,6 +160,9 @@ def test_other_caches_are_refused(model, ids):
         model(ids, past_key_values=DynamicCache())
     with pytest.raises(ValueError, match="one layer per block"):
         model(ids, past_key_values=build_cache(7))
+    cache = model(ids, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="must hold the states of B=2 rows, got 3"):
+        model(ids[:2], past_key_values=cache)
 
 
 def test_eos_ends_rows_by_themselves(model, ids):
@@ -180,17 +183,28 @@ class TestStateLayer:
         layer.write({"h": torch.arange(6.0).view(3, 2), "conv": torch.ones(3, 1)}, 4)
         return layer
 
-    def test_rows_are_picked_repeated_and_moved(self, layer):
+    def test_rows_are_picked_and_repeated(self, layer):
         layer.reorder_cache(torch.tensor([2, 0, 0]))
         assert layer.state["h"].tolist() == [[4, 5], [0, 1], [0, 1]]
         layer.batch_select_indices(torch.tensor([0, 1]))
         layer.batch_repeat_interleave(2)
         assert layer.state["h"].tolist() == [[4, 5], [4, 5], [0, 1], [0, 1]]
         assert layer.state["conv"].shape == (4, 1)
-        layer.offload()
-        assert layer.state["h"].device.type == "cpu"
         assert layer.get_seq_length() == 4
         assert layer.get_mask_sizes(3) == (7, 0)
+
+    def test_the_container_knows_its_rows(self, layer):
+        cache = Cache(layers=[StateLayer(), layer])
+        assert cache.batch_size == 3
+        cache.batch_repeat_interleave(2)
+        assert cache.batch_size == 6
+        cache.reset()
+        assert cache.batch_size == -1  # transformers' word for "not yet"
+
+    def test_states_are_not_moved_away(self, layer):
+        for move in (layer.offload, layer.prefetch):
+            with pytest.raises(NotImplementedError, match="a state stays where its block is"):
+                move()
 
     def test_tokens_can_not_be_taken_back(self, layer):
         layer.crop(0)

@@ -111,6 +111,11 @@ class SeqLMConfig(PreTrainedConfig):
                 "intermediate_size must be positive, or 0 for blocks without an MLP, got "
                 f"{self.intermediate_size}"
             )
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"pad_token_id must be None or below vocab_size={self.vocab_size} and not "
+                f"negative, got {self.pad_token_id}"
+            )
         block_types = self.block_types or []
         if len(block_types) != self.num_hidden_layers:
             raise ValueError(

@@ -164,7 +164,7 @@ class SeqLMModel(SeqLMPreTrainedModel):
             raise ValueError("exactly one of input_ids and inputs_embeds must be given")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if past_key_values is not None:
-            check_cache(past_key_values, len(self.layers))
+            check_cache(past_key_values, len(self.layers), hidden_states.shape[0])
         if cu_seqlens is None and position_ids is not None:
             cu_seqlens = boundaries(position_ids, attention_mask, past_key_values)
         if cu_seqlens is not None:
