@@ -69,7 +69,7 @@ def _check(entry: Entry, problem: Problem, want: Result, device: Device) -> None
         result, entry.first_call["both"] = _first(lambda: call.training(ignore_mark), device)
     entry.launch = sorted(used)
     entry.errors = {"inference": gate.error(call.output(output), want.output)}
-    entry.errors |= gate.errors(call.result(result), want)
+    entry.errors |= gate.errors(call.result(result), want, problem.case.constants)
     del output, result
     entry.message = gate.verdict(entry.errors, getattr(torch, problem.workload.dtype))
     if entry.message is not None:

@@ -2,7 +2,7 @@
 """The correctness gate: what computes something else has no speed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from seqlib_kernels.testing import rel_err
@@ -17,19 +17,23 @@ from .oracle import Result
 BOUND = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 
-def errors(got: Result, want: Result) -> dict[str, float]:
-    """The error of the output ("output") and of each gradient ("d" and the input's name)."""
-    pairs = {"output": (got.output, want.output)}
+def errors(got: Result, want: Result, constants: Collection[str] = ()) -> dict[str, float]:
+    """The error of the output ("output") and of each gradient ("d" and the input's name).
+
+    The gradients of `constants`, inputs without an axis of time, are compared as a whole.
+    """
+    found = {"output": error(got.output, want.output)}
     for name, gradient in want.gradients.items():
-        pairs[f"d{name}"] = (got.gradients[name], gradient)
-    return {name: error(x, y) for name, (x, y) in pairs.items()}
+        time = None if name in constants else 1
+        found[f"d{name}"] = error(got.gradients[name], gradient, time)
+    return found
 
 
-def error(got: Tensor, want: Tensor) -> float:
+def error(got: Tensor, want: Tensor, time: int | None = 1) -> float:
     """`rel_err`, infinite where the shapes differ or something is not finite."""
     if got.shape != want.shape:
         return math.inf
-    found = rel_err(got, want)
+    found = rel_err(got, want, time=time)
     return found if math.isfinite(found) else math.inf
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from .names import check_name
 from .workloads import Workload
 
-OPS = ("linear_scan", "delta_rule")
+OPS = ("linear_scan", "delta_rule", "selective_scan", "ssd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,20 @@ def _delta(
     return Workload(op="delta_rule", case=case, B=B, T=T, dims=dims, dtype=dtype)
 
 
+def _selective(
+    B: int, T: int, D: int, N: int = 16, case: str = "plain", dtype: str = "float32"
+) -> Workload:
+    dims = {"D": D, "N": N}
+    return Workload(op="selective_scan", case=case, B=B, T=T, dims=dims, dtype=dtype)
+
+
+def _ssd(
+    B: int, T: int, H: int, N: int = 128, case: str = "positive", dtype: str = "float32"
+) -> Workload:
+    dims = {"H": H, "G": 1, "P": 64, "N": N}
+    return Workload(op="ssd", case=case, B=B, T=T, dims=dims, dtype=dtype)
+
+
 def _delta_gpu(B: int, T: int, H: int, HV: int, case: str = "gated") -> Workload:
     return _delta(B, T, H, HV, 128, 128, case, "bfloat16")
 
@@ -47,7 +61,12 @@ SUITES = {
     "cpu-quick": Suite(
         device="cpu",
         seconds=0.3,
-        workloads=(_scan(2, 1024, 256), _delta(1, 2048, 4, 4, 64, 64)),
+        workloads=(
+            _scan(2, 1024, 256),
+            _delta(1, 2048, 4, 4, 64, 64),
+            _selective(1, 512, 512),
+            _ssd(1, 2048, 8),
+        ),
     ),
     "cpu": Suite(
         device="cpu",
@@ -64,6 +83,13 @@ SUITES = {
             _delta(4, 2048, 4, 4, 64, 64),
             _delta(1, 2048, 4, 4, 64, 64, "gated"),
             _delta(1, 2048, 4, 4, 64, 64, "product"),
+            _selective(1, 512, 512),
+            _selective(1, 1024, 512),
+            _selective(1, 4096, 512),
+            _selective(1, 1024, 512, case="mixer"),
+            _ssd(1, 2048, 8),
+            _ssd(1, 2048, 24),
+            _ssd(1, 2048, 8, case="negative"),
         ),
     ),
     "gpu-quick": Suite(
@@ -76,6 +102,8 @@ SUITES = {
             _delta_gpu(1, 2048, 16, 16),
             _delta_gpu(4, 2048, 32, 32),
             _delta_gpu(4, 2048, 16, 16, "plain"),
+            _selective(2, 4096, 4096, dtype="bfloat16"),
+            _ssd(2, 4096, 32, dtype="bfloat16"),
         ),
     ),
     "gpu": Suite(
@@ -106,6 +134,16 @@ SUITES = {
             _delta_gpu(4, 2048, 16, 16, "product"),
             _delta(8, 1024, 8, 8, 64, 64, "gated", "bfloat16"),
             _delta(8, 2048, 32, 32, 256, 256, "gated", "bfloat16"),
+            _selective(2, 4096, 4096, dtype="float32"),
+            _selective(2, 4096, 4096, dtype="bfloat16"),
+            _selective(8, 2048, 1536, dtype="bfloat16"),
+            _selective(1, 32768, 4096, dtype="bfloat16"),
+            _selective(2, 4096, 4096, case="mixer", dtype="bfloat16"),
+            _ssd(2, 4096, 32, dtype="float32"),
+            _ssd(2, 4096, 32, dtype="bfloat16"),
+            _ssd(8, 2048, 24, dtype="bfloat16"),
+            _ssd(1, 32768, 32, dtype="bfloat16"),
+            _ssd(2, 4096, 32, case="negative", dtype="bfloat16"),
         ),
     ),
 }

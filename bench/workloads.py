@@ -10,7 +10,7 @@ from seqlib_kernels._core.spec import Case, Inputs, OpSpec
 from torch import Generator, Tensor
 
 # Small tensors that models keep in float32 where the rest has 16 bits.
-FLOAT32 = ("beta", "g", "alpha")
+FLOAT32 = ("beta", "g", "alpha", "A", "D", "dt_bias")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,23 @@
 from collections.abc import Mapping
 
 from ..contender import Contender, ours
-from . import delta_chunkwise, delta_loop, fla, jax_scan, mambapy_scan, scan_associative, scan_loops
+from . import (
+    delta_chunkwise,
+    delta_loop,
+    fla,
+    jax_scan,
+    mambapy_scan,
+    scan_associative,
+    scan_loops,
+    selective_loop,
+    selective_mamba_ssm,
+    selective_mambapy,
+    selective_transformers,
+    ssd_chunked,
+    ssd_loop,
+    ssd_mamba_ssm,
+    ssd_transformers,
+)
 
 _OURS = (ours("cpu", "cpu"), ours("triton", "cuda"))
 
@@ -21,5 +37,19 @@ CONTENDERS: Mapping[str, tuple[Contender, ...]] = {
         *delta_loop.CONTENDERS,
         *delta_chunkwise.CONTENDERS,
         *fla.CONTENDERS,
+    ),
+    "selective_scan": (
+        *_OURS,
+        *selective_loop.CONTENDERS,
+        *selective_mambapy.CONTENDERS,
+        *selective_transformers.CONTENDERS,
+        *selective_mamba_ssm.CONTENDERS,
+    ),
+    "ssd": (
+        *_OURS,
+        *ssd_loop.CONTENDERS,
+        *ssd_chunked.CONTENDERS,
+        *ssd_transformers.CONTENDERS,
+        *ssd_mamba_ssm.CONTENDERS,
     ),
 }

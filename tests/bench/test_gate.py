@@ -23,6 +23,9 @@ def problem_of(op: str, case: str, T: int, **dims: int):
         ("linear_scan", "complex", {"D": 3}),
         ("delta_rule", "gated", {"H": 1, "HV": 2, "K": 4, "V": 3}),
         ("delta_rule", "product", {"H": 1, "HV": 2, "K": 4, "V": 3}),
+        ("selective_scan", "mixer", {"D": 3, "N": 2}),
+        ("ssd", "negative", {"H": 2, "G": 1, "P": 3, "N": 2}),
+        ("ssd", "alpha", {"H": 2, "G": 1, "P": 3, "N": 2}),
     ],
 )
 def test_segments_change_nothing(op, case, dims, monkeypatch):
@@ -77,6 +80,14 @@ def test_one_wrong_step_of_a_gradient_is_seen(want):
     assert found["output"] == 0
     assert found["da"] > 0.3
     assert "da is off by" in gate.verdict(found, torch.bfloat16)
+
+
+def test_a_gradient_without_time_is_compared_as_a_whole():
+    want = Result(torch.ones(1, 2, 4), {"A": torch.ones(4, 4), "D": torch.ones(4)})
+    wrong = {"A": torch.ones(4, 4), "D": torch.ones(4)}
+    wrong["A"][:, 2] = wrong["D"][2] = 0  # a column of A is no step
+    found = gate.errors(Result(want.output, wrong), want, {"A", "D"})
+    assert found == {"output": 0, "dA": 0.5, "dD": 0.5}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
