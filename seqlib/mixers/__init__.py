@@ -6,12 +6,16 @@ from .delta_net import DeltaNet
 from .delta_product import DeltaProduct
 from .full_attention import FullAttention
 from .gated_delta_net import GatedDeltaNet
+from .mamba import Mamba
+from .mamba2 import Mamba2
 from .names import unknown_name
 
 MIXERS: dict[str, type[Mixer]] = {
     "delta_net": DeltaNet,
     "gated_delta_net": GatedDeltaNet,
     "delta_product": DeltaProduct,
+    "mamba": Mamba,
+    "mamba2": Mamba2,
     "full_attention": FullAttention,
 }
 

@@ -26,6 +26,17 @@ CASES: dict[str, tuple[str, dict]] = {
         {"num_heads": 1, "head_dim": 8, "expand_v": 1.0}
         | {"use_forget_gate": False, "use_gate": False},
     ),
+    "mamba": ("mamba", {"d_state": 4}),
+    "mamba-biases-positive": (
+        "mamba",
+        {"d_state": 3, "expand": 1.5, "dt_rank": 5, "d_conv": 2, "use_bias": True}
+        | {"conv_bias": False, "negative_eigenvalues": False},
+    ),
+    "mamba2": ("mamba2", {"d_state": 8, "head_dim": 8}),
+    "mamba2-groups": (
+        "mamba2",
+        {"d_state": 4, "head_dim": 12, "n_groups": 2, "use_bias": True, "conv_bias": False},
+    ),
     "full_attention": ("full_attention", {"num_heads": 4, "num_kv_heads": 2, "qk_norm": True}),
 }
 

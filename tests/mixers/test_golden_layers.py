@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three delta mixers against published layers: outputs and every gradient."""
+"""Mixers against published layers: outputs and every gradient."""
 
 from pathlib import Path
 
@@ -15,8 +15,13 @@ FILES = {
     "layer_deltanet_neg": "delta_net",
     "layer_gated_deltanet_neg": "gated_delta_net",
     "layer_gated_deltaproduct_n2": "delta_product",
+    "layer_mamba_neg": "mamba",
 }
-RENAMED = {"allow_neg_eigval": "negative_eigenvalues", "use_output_gate": "use_gate"}
+RENAMED = {
+    "allow_neg_eigval": "negative_eigenvalues",
+    "negative": "negative_eigenvalues",
+    "use_output_gate": "use_gate",
+}
 
 # Relative RMS error, the worst of the output and all gradients. Measured: float64 2.2e-15
 # (reference) and 2.7e-15 (cpu); float32 2.6e-6 and 3.2e-6, in the gradients of A_log and dt_bias,
@@ -32,7 +37,9 @@ TOLERANCE = {
 @pytest.fixture(params=FILES)
 def golden(request: pytest.FixtureRequest) -> tuple[str, dict[str, np.ndarray]]:
     with np.load(GOLDEN / f"{request.param}.npz") as arrays:
-        return FILES[request.param], dict(arrays)
+        found = {name.replace("dt_proj.bias", "dt_bias"): x for name, x in arrays.items()}
+    found.setdefault("cfg_hidden_size", np.array(found["in_x"].shape[-1]))
+    return FILES[request.param], found
 
 
 def options(arrays: dict[str, np.ndarray]) -> dict:

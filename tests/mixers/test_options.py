@@ -25,6 +25,23 @@ BAD = {
         ({"expand_v": 0.01}, "the value size of a head must be a whole number"),
     ],
     "delta_product": [({"num_householder": 0}, "num_householder must be positive, got 0")],
+    "mamba": [
+        ({"d_state": 0}, "d_state must be positive, got 0"),
+        ({"d_conv": 0}, "d_conv must be positive, got 0"),
+        ({"expand": -1.0}, "expand must be positive, got -1"),
+        ({"expand": 0.7}, "the inner width must be a whole number above zero, got hidden_size"),
+        ({"dt_rank": 0}, "dt_rank must be positive, got 0"),
+    ],
+    "mamba2": [
+        ({"d_state": 0}, "d_state must be positive, got 0"),
+        ({"head_dim": 8, "d_conv": 0}, "d_conv must be positive, got 0"),
+        ({"expand": 0.7}, "the inner width must be a whole number above zero, got hidden_size"),
+        ({"head_dim": 0}, "head_dim must be positive, got 0"),
+        ({"head_dim": 10}, r"head_dim must divide hidden_size \* expand = 48, got 10"),
+        ({"head_dim": 8, "n_groups": 4}, "n_groups must divide the number of heads, 6, got 4"),
+        ({"head_dim": 8, "n_groups": 0}, "n_groups must be positive, got 0"),
+        ({"head_dim": 8, "norm_eps": 0}, "norm_eps must be positive, got 0"),
+    ],
     "full_attention": [
         ({"num_heads": 5}, "num_heads must divide hidden_size=24"),
         ({"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads must divide num_heads=4, got 3"),
@@ -61,9 +78,15 @@ def test_defaults_fit_small_and_large_models(name, hidden_size):
     with torch.device("meta"):
         mixer = MIXERS[name](hidden_size)
     sizes = {p: tuple(v.shape) for p, v in mixer.named_parameters()}
-    assert sizes["o_proj.weight"][0] == hidden_size
+    out = "out_proj" if "out_proj.weight" in sizes else "o_proj"
+    assert sizes[f"{out}.weight"][0] == hidden_size
     parameters = sum(p.numel() for p in mixer.parameters())
-    assert 3.9 * hidden_size**2 < parameters < 10 * hidden_size**2
+    # 128 states, whatever the width, make up most of a small Mamba-2
+    most = 16 if name == "mamba2" and hidden_size == 32 else 10
+    assert 3.9 * hidden_size**2 < parameters < most * hidden_size**2
+
+
+WHOLE = {"d_state": 2, "head_dim": 8}
 
 
 @pytest.mark.parametrize("tokens", [1, 6])
@@ -90,16 +113,53 @@ def test_negative_eigenvalues_reach_the_op_and_the_step(tokens):
     )
 
 
-def test_decay_parameters_of_any_dtype_give_the_same_decay():
+@pytest.mark.parametrize("tokens", [1, 6])
+@pytest.mark.parametrize(("name", "options"), [("mamba", {"d_state": 2}), ("mamba2", WHOLE)])
+def test_mamba_flips_a_state_with_negative_eigenvalues_only(name, options, tokens):
+    """A large step: a = exp(Delta A) is 0, and 2 exp(Delta A) - 1 is -1; nothing is written."""
+    mixer = MIXERS[name](8, **options)
+    plain = MIXERS[name](8, **options, negative_eigenvalues=False)
+    with torch.no_grad():
+        mixer.dt_bias.fill_(1e3)
+        mixer.conv1d.weight.zero_()  # so B and x are 0
+    plain.load_state_dict(mixer.state_dict())
+    x = torch.randn(1, tokens, 8)
+    _, state = mixer(x[:, :1], return_state=True)
+    state["recurrent"] = torch.ones_like(state["recurrent"])
+    with use_backend("reference"):
+        _, turned = mixer(x, state=state, return_state=True)
+        _, erased = plain(x, state=state, return_state=True)
+    assert torch.equal(turned["recurrent"], (-1) ** tokens * state["recurrent"])
+    assert torch.equal(erased["recurrent"], torch.zeros_like(state["recurrent"]))
+
+
+# values that bfloat16 holds exactly
+EXACT = {"A_log": (0.5, 1.5), "dt_bias": (-4.0, -2.0), "D": (0.25, 3.0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gated_delta_net", {"num_heads": 2, "head_dim": 4}),
+        ("mamba", {"d_state": 2}),
+        ("mamba2", {"d_state": 4, "head_dim": 24}),
+    ],
+)
+def test_decay_parameters_of_any_dtype_give_the_same_decay(name, options):
     torch.manual_seed(0)
-    mixer = MIXERS["gated_delta_net"](24, num_heads=2, head_dim=4)
-    with torch.no_grad():  # values that bfloat16 holds exactly
-        mixer.A_log.copy_(torch.tensor([0.5, 1.5]))
-        mixer.dt_bias.copy_(torch.tensor([-4.0, -2.0]))
+    mixer = MIXERS[name](24, **options)
+    own = [p for n, p in mixer.named_parameters() if n in mixer.keep_in_float32]
+    assert len(own) == len(mixer.keep_in_float32)
+    with torch.no_grad():
+        for key in mixer.keep_in_float32:
+            parameter = getattr(mixer, key)
+            parameter.copy_(
+                torch.tensor(EXACT[key]).repeat(parameter.numel() // 2).view_as(parameter)
+            )
     x = torch.randn(2, 5, 24)
     want, _ = mixer(x)
-    mixer.A_log.data = mixer.A_log.data.bfloat16()
-    mixer.dt_bias.data = mixer.dt_bias.data.bfloat16()
+    for parameter in own:
+        parameter.data = parameter.data.bfloat16()
     assert torch.equal(mixer(x)[0], want)
 
 
@@ -111,3 +171,27 @@ def test_fresh_decays_span_their_ranges():
     assert 15 < rate.max() <= 16
     assert 0.00099 < step.min() < 0.002
     assert 0.05 < step.max() < 0.1001
+
+
+def test_fresh_mamba_parameters_are_the_published_ones():
+    torch.manual_seed(0)
+    mixer = MIXERS["mamba"](512, d_state=4)
+    torch.testing.assert_close(mixer.A_log.exp(), torch.tensor([1.0, 2, 3, 4]).expand(1024, 4))
+    assert torch.equal(mixer.D, torch.ones(1024))
+    weight = mixer.dt_proj.initial_values()["weight"]  # 32 inputs
+    assert weight.abs().max() <= 32**-0.5
+    assert weight.abs().mean().item() == pytest.approx(32**-0.5 / 2, rel=0.05)
+    step = F.softplus(mixer.dt_bias)
+    assert 0.00099 < step.min() < 0.0011
+    assert 0.09 < step.max() < 0.1001
+
+
+def test_fresh_mamba2_parameters_are_the_published_ones():
+    torch.manual_seed(0)
+    mixer = MIXERS["mamba2"](512, head_dim=1)
+    rate, step = mixer.A_log.exp(), F.softplus(mixer.dt_bias)
+    assert 1 <= rate.min() < 1.1
+    assert 15.9 < rate.max() <= 16
+    assert torch.equal(mixer.D, torch.ones(1024))
+    assert 0.00099 < step.min() < 0.0011
+    assert 0.09 < step.max() < 0.1001

@@ -14,6 +14,8 @@ BLOCKS = {
     "delta_net": ["delta_net"] * 2,
     "gated_delta_net": ["gated_delta_net"] * 2,
     "delta_product": ["delta_product"] * 2,
+    "mamba": ["mamba"] * 2,
+    "mamba2": ["mamba2"] * 2,
     "attention first": ["full_attention", "delta_net", "gated_delta_net"],
     "attention last": ["delta_net", "delta_product", "full_attention"],
 }
@@ -21,15 +23,18 @@ OPTIONS = {
     "delta_net": {"num_heads": 2},
     "gated_delta_net": {"num_heads": 2, "head_dim": 8, "num_v_heads": 4, "expand_v": 1.0},
     "delta_product": {"num_heads": 2, "head_dim": 8, "expand_v": 1.0},
+    "mamba": {"d_state": 4},
+    "mamba2": {"d_state": 8, "head_dim": 16, "n_groups": 2},
     "full_attention": {"num_heads": 4, "num_kv_heads": 2},
 }
+WITHOUT_MLP = {"mamba", "mamba2"}
 
 
 def make_config(kind: str = "attention last", **changes) -> SeqLMConfig:
     fields = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
-        "intermediate_size": 48,
+        "intermediate_size": 0 if kind in WITHOUT_MLP else 48,
         "block_types": BLOCKS[kind],
         "mixer_kwargs": OPTIONS,
         "initializer_range": 0.15,  # logits of size 1, so that choices are not ties

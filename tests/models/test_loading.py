@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, PreTraine
 from seqlib.models import SeqLMConfig, SeqLMForCausalLM, SeqLMModel
 
 WEIGHTS = "model.safetensors"
+WIDE = (".A_log", ".D", ".dt_bias")  # kept in float32, without weight decay
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -53,15 +54,19 @@ def test_every_parameter_missing_from_a_checkpoint_is_initialised(make_model, ki
         assert got.isfinite().all(), name
         if name in kept:
             assert torch.equal(got, kept[name])
-        elif "norm" in name:
+        elif "norm" in name or name.endswith(".D"):
             assert torch.equal(got, torch.ones_like(got)), name
+        elif name.endswith("conv1d.bias"):
+            assert torch.equal(got, torch.zeros_like(got)), name
         elif "conv1d" in name:
             assert got.abs().max() <= 0.5
             assert got.abs().mean().item() == pytest.approx(0.25, rel=0.2), name
         elif name.endswith(("A_log", "dt_bias")):
-            low, high = (1e-4, 16) if name.endswith("A_log") else (0.00099, 0.1001)
+            low, high = (1e-4, 16.001) if name.endswith("A_log") else (0.00099, 0.1001)
             value = got.exp() if name.endswith("A_log") else torch.nn.functional.softplus(got)
             assert ((value >= low) & (value <= high)).all(), name
+        elif "dt_proj" in name:  # uniform, from two inputs
+            assert got.std().item() == pytest.approx(6**-0.5, rel=0.2), name
         else:
             assert got.std().item() == pytest.approx(0.15, rel=0.2), name
         assert got.shape == want.shape
@@ -74,9 +79,7 @@ def test_tags_of_parameters_without_weight_decay_survive_loading(make_model, kin
     model = make_model(kind)
     model.save_pretrained(tmp_path)
     names = tagged(model)
-    assert names == {
-        n for n, _ in model.named_parameters() if "norm" in n or n.endswith(("A_log", "dt_bias"))
-    }
+    assert names == {n for n, _ in model.named_parameters() if "norm" in n or n.endswith(WIDE)}
     assert tagged(SeqLMForCausalLM.from_pretrained(tmp_path)) == names
 
 
@@ -85,7 +88,7 @@ def test_loading_in_bfloat16_keeps_decays_wide_and_outputs_close(make_model, kin
     model.save_pretrained(tmp_path)
     half = SeqLMForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     for name, p in half.named_parameters():
-        wide = name.endswith(("A_log", "dt_bias"))
+        wide = name.endswith(WIDE)
         assert p.dtype == (torch.float32 if wide else torch.bfloat16), name
     want, got = model(ids).logits, half(ids).logits.float()
     assert got.isfinite().all()

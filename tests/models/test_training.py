@@ -142,20 +142,20 @@ def test_arguments_that_can_not_be(model, ids):
         model(ids[:1], past_key_values=cache, cu_seqlens=torch.tensor([0, 9]))
 
 
-@pytest.fixture
-def every_mixer(make_model):
-    """One block of each, so that one compilation covers them."""
-    return make_model(
-        block_types=["full_attention", "delta_net", "gated_delta_net", "delta_product"]
-    )
-
-
 @TRACING
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # inductor's own import
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compiled_training_without_a_graph_break(every_mixer, ids, backend):
-    model = every_mixer.train()
+@pytest.mark.parametrize(
+    ("backend", "block_types"),
+    [
+        ("aot_eager", ["full_attention", "delta_net", "gated_delta_net", "delta_product"]),
+        ("aot_eager", ["mamba", "mamba2"]),
+        # compiles for ten seconds a block; these have the code of the others
+        ("inductor", ["full_attention", "delta_product", "mamba2"]),
+    ],
+)
+def test_compiled_training_without_a_graph_break(make_model, ids, backend, block_types):
+    model = make_model(block_types=block_types).train()
     mask = torch.ones_like(ids)
     mask[0, :3] = 0
     loss, want = gradients(model, input_ids=ids, attention_mask=mask, labels=ids)
