@@ -15,14 +15,14 @@ ONE_THREAD = OMP_NUM_THREADS=1
 # with one core busy elsewhere 1.7 k (at times a hundred), and this 2.4 k.
 PATIENT = GOMP_SPINCOUNT=10000
 
-.PHONY: pretrain test setup setup-dev lint unit interpret aot bench gpu-check clean
+.PHONY: pretrain test setup setup-dev lint unit interpret aot docs bench gpu-check clean
 
 pretrain: setup          ## pretrain a small language model on real text, save, reload, generate
 	$(PATIENT) $(BIN)/accelerate launch --config_file recipes/accelerate/single_cpu.yaml \
 		recipes/language_pretraining/train.py recipes/language_pretraining/configs/cpu_tiny.yaml \
 		$(ARGS)
 
-test: lint unit interpret aot   ## everything that needs no GPU
+test: lint unit interpret aot docs   ## everything that needs no GPU
 
 lint: setup-dev          ## style, formatting, types
 	$(BIN)/ruff check .
@@ -30,13 +30,16 @@ lint: setup-dev          ## style, formatting, types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: setup-dev          ## CPU kernels, layers, models, data, training
-	$(ONE_THREAD) $(PYTEST) -n 2 -m "not aot"
+	$(ONE_THREAD) $(PYTEST) -n 2 -m "not aot" --ignore tests/docs
 
 interpret: setup-dev     ## Triton kernels in Triton's CPU interpreter
 	$(ONE_THREAD) TRITON_INTERPRET=1 $(PYTEST) -n 2 -m interpret tests/kernels
 
 aot: setup-dev           ## every kernel and launch row, compiled ahead of time for four GPU targets
 	$(ONE_THREAD) $(PYTEST) -n 2 -m aot tests/aot
+
+docs: setup-dev          ## the pages: snippets run, links, paths, commands and speeds are true
+	$(ONE_THREAD) $(PYTEST) tests/docs
 
 bench: setup-dev         ## CPU benchmark against the peers that are installed
 	$(BIN)/python -m bench run --suite cpu $(ARGS)
