@@ -52,6 +52,7 @@ class SeqLMForSequenceClassification(SeqLMPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            return_dict=True,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
@@ -101,6 +102,7 @@ class SeqLMForTokenClassification(SeqLMPreTrainedModel):
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             cu_seqlens=cu_seqlens,
+            return_dict=True,
             **kwargs,
         )
         logits = self.score(outputs.last_hidden_state)

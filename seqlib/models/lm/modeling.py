@@ -232,6 +232,7 @@ class SeqLMForCausalLM(SeqLMPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             cu_seqlens=cu_seqlens,
+            return_dict=True,  # whatever the configuration says about the outermost call
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
