@@ -60,4 +60,4 @@ def test_autocast_generates_from_a_cache(make_model, kind, ids):
         first = model(ids[:, :5], use_cache=True)
         last = model(ids[:, 5:], past_key_values=first.past_key_values)
     got = torch.cat((first.logits, last.logits), 1)
-    assert distance(got, model(ids).logits.detach()) < 0.04  # measured: at most MEASURED
+    assert distance(got, model(ids).logits.detach()) < 0.04  # measured: at most 0.023
