@@ -12,6 +12,9 @@ from .cpu import bf16_matmul_is_slow
 
 logger = logging.getLogger(__name__)
 
+# What transformers takes any number for.
+_LEAST = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "learning_rate": 0}
+
 _UPLOADS_CHECKPOINTS = (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS)
 
 
@@ -20,8 +23,9 @@ class TrainSettings(TrainingArguments):
     """How to train. Everything transformers' TrainingArguments offers, and:
 
     Raises:
-        ValueError: settings that exclude each other, a launch that did not start the processes
-            expected of it, or bfloat16 on a CPU that is slower with it than without.
+        ValueError: settings out of range or that exclude each other, a launch that did not start
+            the processes expected of it, or 16 bits on a CPU that would ignore them (float16) or
+            be slower with them (bfloat16).
     """
 
     train_minutes: float | None = field(
@@ -71,6 +75,9 @@ class TrainSettings(TrainingArguments):
             self._check_minutes(self.train_minutes)
             self.num_train_epochs = 1e6  # ended by the clock
         super().__post_init__()
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # there is no device to pin memory for
         if self.push_to_hub and self.hub_strategy in _UPLOADS_CHECKPOINTS:
@@ -83,6 +90,8 @@ class TrainSettings(TrainingArguments):
                 f"expect_processes is {self.expect_processes}, but {self.world_size} started: see "
                 "recipes/accelerate/README.md for launches that start what they are asked for"
             )
+        if self.mixed_precision == "fp16" and self.device.type == "cpu":
+            raise ValueError("fp16 must be false on a CPU: accelerate ignores it there")
         if self.mixed_precision == "bf16" and self.device.type == "cpu" and bf16_matmul_is_slow():
             raise ValueError(
                 "bf16 must be false on this CPU: its bfloat16 products are slower than float32"

@@ -14,8 +14,11 @@ from transformers.trainer_utils import get_last_checkpoint
 STATE_FILE = "trainer_state.json"
 
 # Without any of these transformers would go on, but elsewhere than where the run stopped.
-_PARTS = ("config.json", STATE_FILE, "scheduler.pt", "rng_state*.pth")
-_OPTIMIZERS = ("optimizer*", "global_step*")  # the second is DeepSpeed's
+_PARTS = {
+    "scheduler.pt": ["scheduler.pt"],
+    "rng_state.pth": ["rng_state*.pth"],  # one for each rank
+    "optimizer.pt": ["optimizer*", "global_step*"],  # whole, in shards, and DeepSpeed's
+}
 
 # What may differ between a model and the checkpoint that it continues.
 _VOLATILE = {"transformers_version", "dtype", "use_cache", "architectures", "_name_or_path"}
@@ -98,16 +101,11 @@ def check_belongs(
     """Hold `checkpoint` to the architecture and the vocabulary of what is about to be trained.
 
     Raises:
-        CheckpointError: not a whole checkpoint, or one of another model or tokenizer; says what is
-            missing or differs.
+        CheckpointError: not a checkpoint, or one of another model or tokenizer; says what differs.
     """
-    missing = [name for name in _PARTS if not any(checkpoint.glob(name))]
-    if not any(any(checkpoint.glob(name)) for name in _OPTIMIZERS):
-        missing.append("optimizer.pt")
-    if missing:
-        raise CheckpointError(
-            f"{checkpoint} is no checkpoint to resume from: it has no {', '.join(missing)}"
-        )
+    for name in ("config.json", STATE_FILE):
+        if not (checkpoint / name).is_file():
+            raise CheckpointError(f"{checkpoint} is no checkpoint to resume from: it has no {name}")
     with reading(checkpoint):
         theirs = dict(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
     ours = json.loads(model.config.to_json_string(use_diff=False))
@@ -126,6 +124,21 @@ def check_belongs(
         raise CheckpointError(f"{checkpoint} holds another model: {'; '.join(differences)}")
     if tokenizer is not None:
         _check_vocabulary(checkpoint, tokenizer)
+
+
+def check_whole(checkpoint: Path) -> None:
+    """Hold `checkpoint` to having all that a run needs to go on exactly where it was.
+
+    Raises:
+        CheckpointError: says what is missing.
+    """
+    missing = [
+        part
+        for part, patterns in _PARTS.items()
+        if not any(any(checkpoint.glob(pattern)) for pattern in patterns)
+    ]
+    if missing:
+        raise CheckpointError(f"{checkpoint} can't be resumed: it has no {', '.join(missing)}")
 
 
 def _check_vocabulary(checkpoint: Path, tokenizer: PreTrainedTokenizerBase) -> None:

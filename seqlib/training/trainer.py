@@ -77,6 +77,7 @@ class SeqTrainer(Trainer):
             self._load_from_checkpoint(str(checkpoint))
             self.state = state
             return TrainOutput(state.global_step, float("nan"), {})
+        checkpoints.check_whole(checkpoint)
         return super().train(resume_from_checkpoint=str(checkpoint), **kwargs)
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

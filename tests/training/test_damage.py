@@ -51,6 +51,15 @@ def test_a_file_of_a_checkpoint_that_says_something_else(tiny, run, name, conten
         tiny.train(run)
 
 
+def test_checkpoints_of_models_alone_end_a_run_but_do_not_resume_one(tiny, tmp_path):
+    words = ("--save_only_model=true",)
+    tiny.train(tmp_path, *words)
+    assert tiny.train(tmp_path, *words).state.global_step == 12
+    shutil.rmtree(tmp_path / "checkpoint-12")
+    with pytest.raises(CheckpointError, match=r"has no scheduler.pt, rng_state.pth, optimizer.pt"):
+        tiny.train(tmp_path, *words)
+
+
 def test_deleting_a_damaged_checkpoint_goes_on_from_the_one_before(tiny, run, uninterrupted):
     shutil.rmtree(run / "checkpoint-9")
     assert tiny.losses(tiny.train(run)) == uninterrupted[0]

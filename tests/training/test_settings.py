@@ -91,6 +91,11 @@ def test_an_unreadable_file_is_named(tmp_path, content):
         (["--train_minutes", "1", "--max_steps", "5"], "exclude each other, got 1.0 and 5"),
         (["--train_minutes", "1", "--warmup_steps", "5"], "warmup_steps must be a part"),
         (["--expect_processes", "2"], "expect_processes is 2, but 1 started"),
+        (["--fp16=true"], "fp16 must be false on a CPU"),
+        (["--learning_rate=-1"], "learning_rate must be at least 0, got -1.0"),
+        (["--per_device_train_batch_size=0"], "per_device_train_batch_size must be at least 1"),
+        (["--gradient_accumulation_steps=0"], "gradient_accumulation_steps must be at least 1"),
+        (["--push_to_hub=true", "--hub_strategy=checkpoint"], "hub_strategy must be 'end' or"),
         (["--learning_rte", "1"], "did you mean 'learning_rate'"),
     ],
 )
