@@ -2,11 +2,13 @@
 """Where prepared data lives, and how a folder of it appears whole or not at all."""
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -40,6 +42,18 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def read_about(file: Path) -> dict[str, Any]:
+    """What a prepared folder says of itself.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): {_remedy(file)}") from error
+
+
 def check_size(file: Path, size: int) -> None:
     """Hold a prepared file to the size it was written with.
 
@@ -48,7 +62,8 @@ def check_size(file: Path, size: int) -> None:
     """
     found = file.stat().st_size if file.exists() else 0
     if found != size:
-        raise ValueError(
-            f"{file} must hold {size} bytes, found {found}: delete {file.parent} and it will be "
-            f"prepared again"
-        )
+        raise ValueError(f"{file} must hold {size} bytes, found {found}: {_remedy(file)}")
+
+
+def _remedy(file: Path) -> str:
+    return f"delete {file.parent} and it will be prepared again"

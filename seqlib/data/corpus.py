@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from .cache import atomic_directory, check_size
+from .cache import atomic_directory, check_size, read_about
 from .splits import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ class _SplitWriter:
 
 
 def _open(folder: Path) -> Corpus:
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_about(folder / "manifest.json")
     splits = {}
     for split, entry in manifest["splits"].items():
         check_size(folder / f"{split}.bin", entry["bytes"])

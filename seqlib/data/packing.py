@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from .cache import atomic_directory, cache_root, check_size
+from .cache import atomic_directory, cache_root, check_size, read_about
 from .corpus import Documents
 from .encoding import encode_documents, tokenizer_digest
 
@@ -63,14 +63,15 @@ def pack_documents(
     if not (target / "packed.json").is_file():
         with atomic_directory(target) as scratch:
             _write(scratch, documents, tokenizer)
-    about = json.loads((target / "packed.json").read_text("utf-8"))
+    about = read_about(target / "packed.json")
     tokens = PackedTokens(path=target / "ids.bin", **about)
     check_size(tokens.path, tokens.num_tokens * np.dtype(tokens.dtype).itemsize)
     return tokens
 
 
 def _write(folder: Path, documents: Documents, tokenizer: PreTrainedTokenizerFast) -> None:
-    dtype = "uint16" if len(tokenizer) <= 2**16 else "uint32"
+    # ids may have gaps, so their number is no bound
+    dtype = "uint16" if max(tokenizer.get_vocab().values()) < 2**16 else "uint32"
     end = np.asarray([tokenizer.eos_token_id], dtype)
     count = 0
     with (folder / "ids.bin").open("wb") as file:

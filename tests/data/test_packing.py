@@ -6,6 +6,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from seqlib.data import (
     PackedDataset,
@@ -74,6 +76,16 @@ def test_large_vocabularies_take_four_bytes(corpus, tmp_path):
     assert tokens.ids[:4].tolist() == [b + 4 for b in b"held"]
 
 
+def test_ids_with_gaps_are_kept_whole(corpus, tmp_path):
+    vocab = {token: i for i, token in enumerate(("<pad>", "<unk>", "<s>", "</s>"))}
+    model = models.WordLevel(vocab | {"held": 70_000, "out": 70_001}, unk_token="<unk>")
+    backend = Tokenizer(model)
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    tokens = pack_documents(corpus["validation"], tokenizer, cache_dir=tmp_path)
+    assert tokens.ids[:2].tolist() == [70_000, 70_001]
+
+
 def test_windows(corpus, tmp_path):
     tokens = pack_documents(corpus["train"], byte_tokenizer(), cache_dir=tmp_path)
     dataset = PackedDataset(tokens, 16)
@@ -116,6 +128,17 @@ def test_a_damaged_cache_is_an_error(corpus, tmp_path):
     file = corpus["train"].folder / "train.bin"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"train\.bin must hold \d+ bytes, found \d+: delete"):
+        load_corpus(
+            train_files=[str(tmp_path / "*.txt")],
+            validation_files=[str(tmp_path / "v")],
+            cache_dir=tmp_path / "cache",
+        )
+
+
+@pytest.mark.parametrize("content", ["", '{"name": '])
+def test_a_damaged_manifest_is_an_error(corpus, tmp_path, content):
+    (corpus["train"].folder / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged \(.*\): delete .* prepared"):
         load_corpus(
             train_files=[str(tmp_path / "*.txt")],
             validation_files=[str(tmp_path / "v")],
