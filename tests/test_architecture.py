@@ -96,6 +96,8 @@ BANNED = {
     r"\bT: tl\.constexpr": "a new length must not compile anew",
     r"tl\.libdevice|libdevice\.": "libdevice does not run in the interpreter",
     r"tl\.atomic": "results are deterministic",
+    r"\[:, t\b": "in a loop over time its backward pass is quadratic in the length: unbind once",
+    r"\b(TODO|FIXME|XXX|HACK)\b": "what is left to do is said where it is tracked, not in the code",
 }
 
 
@@ -104,6 +106,15 @@ def test_banned_constructs(pattern):
     for path in LIBRARY:
         found = re.search(pattern, path.read_text(encoding="utf-8"))
         assert not found, f"{path}: {found and found[0]}: {BANNED[pattern]}"
+
+
+def test_products_in_kernels_state_their_precision():
+    """Triton's default is TF32 for float32 on a GPU, and exact in the interpreter."""
+    for path in OPS.rglob("kernels*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("tl.dot", "tl.dot_scaled"):
+                given = {keyword.arg for keyword in node.keywords}
+                assert "input_precision" in given, f"{path}:{node.lineno}"
 
 
 def test_public_ops_raise_errors_that_survive_optimised_python():

@@ -11,6 +11,7 @@ from seqlib_kernels import BackendUnavailableError, linear_scan, use_backend
 from seqlib_kernels._core import threads
 from seqlib_kernels._core.backend import resolve
 from seqlib_kernels._core.launch import INTERPRETER, Launch, LaunchTable
+from seqlib_kernels.testing import SPECS, Problem
 
 
 def ran_kernels() -> bool:
@@ -113,6 +114,28 @@ def test_threads_follow_torch_and_the_amount_of_work():
         assert threads.count(1 << 30) == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_each_pass_of_an_op_opens_one_parallel_region(spec, monkeypatch):
+    """Threads that meet often are slower than none on busy cores."""
+    split, regions = threads.split, []
+
+    def counting_split(work, jobs, count):
+        regions.append(count)
+        split(work, jobs, count)
+
+    monkeypatch.setattr(threads, "split", counting_split)
+    monkeypatch.setattr(threads, "count", lambda *_, **__: 2)
+    for case in spec.cases:
+        problem = Problem.draw(spec, case, 2, 40, dtype=case.dtypes[1])
+        inputs = {name: x.requires_grad_() for name, x in problem.inputs.items()}
+        output, _ = spec.op(**inputs, **case.options)
+        assert len(regions) == 1, case.name
+        regions.clear()
+        output.backward(problem.output_grad)
+        assert len(regions) == 1, case.name
+        regions.clear()
 
 
 def row(arch, itemsize, width) -> Launch:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from seqlib.training import cpu
 
@@ -62,8 +63,16 @@ def test_tuning_is_said_once(monkeypatch, caplog):
     assert [r.name for r in caplog.records] == ["seqlib.training.cpu"]
 
 
-def test_the_speed_of_bf16_is_measured():
-    assert cpu.bf16_matmul_is_slow() in (True, False)
+@pytest.mark.parametrize(("times_slower", "slow"), [(0.5, False), (2.9, False), (3.1, True)])
+def test_the_speed_of_bf16_is_measured(monkeypatch, times_slower, slow):
+    clock = [0.0]
+
+    def product(x, y):
+        clock[0] += times_slower if x.dtype == torch.bfloat16 else 1.0
+
+    monkeypatch.setattr(cpu.torch, "mm", product)
+    monkeypatch.setattr(cpu.time, "perf_counter", lambda: clock[0])
+    assert cpu.bf16_matmul_is_slow() == slow
 
 
 def test_the_number_of_threads_is_said(caplog):
