@@ -138,8 +138,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     logger.info("%s is ready", chosen.folder)
-    if chosen.push is not None:
+    if chosen.push is None:
+        return
+    try:
         logger.info("uploaded to %s", push(chosen.folder, chosen.push, private=chosen.private))
+    except (ValueError, OSError) as error:
+        parser.exit(
+            1,
+            f"not uploaded: {error}\n{chosen.folder} is ready; upload it later with "
+            f"`hf upload {chosen.push} {chosen.folder}`\n",
+        )
 
 
 if __name__ == "__main__":

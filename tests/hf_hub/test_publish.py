@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import OfflineModeIsEnabled
 from seqlib_kernels import use_backend
 
 from hf_hub import publish
@@ -71,3 +72,19 @@ def test_what_can_not_be_published_is_refused(trained, repository, tmp_path, cap
         publish.main([str(tmp_path), str(tmp_path / "out")])
     assert "the card of its training run" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_upload_that_fails_leaves_the_repository_and_says_how_to_go_on(
+    trained, tmp_path, monkeypatch, capsys
+):
+    def offline(*_, **__):
+        raise OfflineModeIsEnabled("offline mode is enabled")
+
+    monkeypatch.setattr(publish.HfApi, "create_repo", offline)
+    folder = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        publish.main([str(trained), str(folder), "--push", "me/model"])
+    said = capsys.readouterr().err
+    assert "not uploaded: offline mode is enabled" in said
+    assert f"`hf upload me/model {folder}`" in said
+    assert (folder / "model.safetensors").is_file()
