@@ -4,6 +4,7 @@
 import importlib.metadata
 import re
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,11 +54,11 @@ def save_pretrained_with_code(
     folder = Path(folder)
     entry = f"modeling_{model.config.model_type}"
     code = flatten(sorted({cls.__module__ for cls in classes.values()}))
+    files = {**code.files, entry: _entry(classes)}
+    check_scan(files, entry)
 
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in {**code.files, entry: _entry(classes)}.items():
-        (folder / f"{name}.py").write_text(text, encoding="utf-8")
-    _check_scan(folder, entry, code.files)
+    _write(files, folder)
     (folder / "requirements.txt").write_text(_requirements(code.requires), encoding="utf-8")
     if not (folder / "README.md").exists():
         (folder / "README.md").write_text(_readme(model, classes), encoding="utf-8")
@@ -103,21 +104,30 @@ def _entry(classes: dict[str, type]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _check_scan(folder: Path, entry: str, files: dict[str, str]) -> None:
-    """Hold the files that transformers finds by its own scan to those that are needed.
+def _write(files: Mapping[str, str], folder: Path) -> None:
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
+
+
+def check_scan(files: Mapping[str, str], entry: str) -> None:
+    """Hold `files` to those that transformers finds by its own scan from the file `entry` on.
 
     Raises:
-        ValueError: files that the scan misses, or finds a mention of but not in the folder.
+        ValueError: files that the scan misses, or finds a mention of but that are not there.
     """
-    try:
-        found = {Path(name).stem for name in get_relative_import_files(folder / f"{entry}.py")}
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"transformers would look for {error.filename}: some file has a line that looks like "
-            "an import of it"
-        ) from error
-    if found != files.keys():
-        raise ValueError(f"transformers would not load {sorted(files.keys() ^ found)}")
+    with tempfile.TemporaryDirectory() as draft:
+        folder = Path(draft)
+        _write(files, folder)
+        try:
+            found = {Path(name).stem for name in get_relative_import_files(folder / f"{entry}.py")}
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"transformers would look for {error.filename}: some file has a line that looks "
+                "like an import of it"
+            ) from error
+    needed = files.keys() - {entry}
+    if found != needed:
+        raise ValueError(f"transformers would not load {sorted(needed ^ found)}")
 
 
 def _requirements(packages: set[str]) -> str:

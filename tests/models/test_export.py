@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from seqlib.models import SeqLMConfig, SeqLMForCausalLM
+from seqlib.models import SeqLMConfig, SeqLMForCausalLM, export
 from seqlib.models.export import save_pretrained_with_code
-from seqlib.models.flat_code import OPTIONAL
+from seqlib.models.flat_code import OPTIONAL, FlatCode
 
 STRANGER = Path(__file__).with_name("without_seqlib.py")
 
@@ -148,4 +148,16 @@ def test_only_models_of_the_project_are_taken(tmp_path):
 
     with pytest.raises(ValueError, match="an Auto class loads, got Unregistered"):
         save_pretrained_with_code(Unregistered(small), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_code_that_can_not_go_along_is_found_before_anything_is_written(
+    model, tmp_path, monkeypatch
+):
+    def lost(_):
+        return FlatCode({"lost": "", "seqlib_models_lm_modeling": "", "seqlib_models_lm_heads": ""})
+
+    monkeypatch.setattr(export, "flatten", lost)
+    with pytest.raises(ValueError, match="transformers would"):
+        save_pretrained_with_code(model, tmp_path / "a")
     assert not (tmp_path / "a").exists()

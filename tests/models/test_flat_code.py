@@ -8,7 +8,7 @@ import pytest
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from seqlib.models import flat_code
-from seqlib.models.export import _check_scan
+from seqlib.models.export import check_scan
 
 HOUSE = {
     "house/__init__.py": "from .floor.room import chair as seat\n",
@@ -103,15 +103,17 @@ def test_two_modules_may_not_share_a_file(build):
         flat_code.flatten(["house.floor_room"])
 
 
-def test_text_that_only_looks_like_an_import_is_noticed(build, tmp_path):
+def test_text_that_only_looks_like_an_import_is_noticed(build):
     build(**{"house/hall.py": '"""Use it so:\n\n    from .nowhere import x\n"""\n'})
-    code = flat_code.flatten(["house.hall"])
-    flat = tmp_path / "flat"
-    flat.mkdir()
-    (flat / "house_hall.py").write_text(code.files["house_hall"])
-    (flat / "entry.py").write_text("from .house_hall import __name__ as _\n")
+    files = {**flat_code.flatten(["house.hall"]).files, "entry": "from .house_hall import x\n"}
     with pytest.raises(ValueError, match=r"would look for .*nowhere\.py"):
-        _check_scan(flat, "entry", code.files)
+        check_scan(files, "entry")
+
+
+def test_a_file_that_the_scan_does_not_find_is_noticed():
+    files = {"entry": "from .near import x\n", "near": "from . import far\n", "far": ""}
+    with pytest.raises(ValueError, match=r"would not load \['far'\]"):
+        check_scan(files, "entry")
 
 
 def test_operators_of_a_copy_need_their_line(monkeypatch):
