@@ -139,7 +139,9 @@ def summarise(
         protocol=scored.protocol,
     )
     console = Console()
-    console.print(table(scores, f"held-out {name}, {scored.num_bytes / 1e3:.0f} kB"))
+    # scores on texts of different digests can't be compared
+    held = f"held-out {name}, {scored.num_bytes / 1e3:.0f} kB, sha256 {text.corpus.sha256[:12]}"
+    console.print(table(scores, held))
     console.print(f"everything is in {folder}", highlight=False)
     sample = continue_text(
         model, AutoTokenizer.from_pretrained(folder), report.prompt, report.sample_tokens
