@@ -82,7 +82,7 @@ def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
         paths = find_files("--files", args.files)[0]
         documents = [text for path in paths for text in read_documents(path, "text")]
     model, tokenizer = _load(args.folder)
-    window = args.window or model.config.max_position_embeddings
+    window = model.config.max_position_embeddings if args.window is None else args.window
     score = bits_per_byte(model, tokenizer, documents, window=window)
     Console().print(
         f"{score.bits_per_byte:.4f} bits per byte on {score.num_bytes} bytes ({score.protocol})",

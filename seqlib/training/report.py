@@ -111,7 +111,12 @@ def continue_text(
     """`prompt` and what the model writes after it; an empty prompt starts a new document.
 
     Draws from torch's global generator, seeded with `seed` inside and left as it was.
+
+    Raises:
+        ValueError: a temperature below zero; zero always takes the likeliest.
     """
+    if temperature < 0:
+        raise ValueError(f"temperature must not be negative, got {temperature}")
     ids = tokenizer(prompt)["input_ids"] or [tokenizer.eos_token_id]
     inputs = torch.tensor([ids], device=model.device)
     generate: Any = model.generate

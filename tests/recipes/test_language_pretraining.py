@@ -13,7 +13,8 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from seqlib import cli
-from seqlib.data import load_corpus
+from seqlib.data import joined_bytes, load_corpus, shuffled_prefix
+from seqlib.evaluation import ngram_bits_per_byte
 from seqlib.models import SeqLMConfig
 from seqlib.training.arguments import TrainSettings
 from seqlib.training.checkpoints import CheckpointError
@@ -116,6 +117,18 @@ def test_the_output_folder_is_complete(finished, files):
     assert record["data"]["sha256"] == metrics["data"]["sha256"]
     assert (finished / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert "bits_per_byte" in (finished / "README.md").read_text()
+
+
+def test_n_grams_are_counted_on_as_many_bytes_as_the_model_saw(finished, files):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    corpus = load_corpus(train_files=[f"{files}/*.txt"])
+    seen = metrics["distinct_trained_bytes"]
+    assert seen == min(metrics["trained_tokens"], corpus["train"].num_bytes)
+    train = joined_bytes(shuffled_prefix(corpus["train"], seen))
+    held_out = joined_bytes(shuffled_prefix(corpus["validation"], 2000))
+    assert metrics["bits_per_byte"]["num_bytes"] == len(held_out)
+    (score,) = (row for row in metrics["comparison"] if row["name"] == "best byte n-gram")
+    assert score["bits_per_byte"] == min(ngram_bits_per_byte(train, held_out))
 
 
 def test_the_rival_is_a_transformer_of_the_same_size(finished):
@@ -222,6 +235,12 @@ def test_the_command_line_tool(finished, files, capsys):
     assert "bits per byte on" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="exactly one of --corpus and --files"):
         cli.main(["evaluate", str(finished)])
+    with pytest.raises(SystemExit, match="error: window must"):
+        cli.main(["evaluate", str(finished), "--files", f"{files}/1.txt", "--window", "0"])
+    with pytest.raises(SystemExit, match="error: temperature must not be negative, got -1"):
+        cli.main(["generate", str(finished), "--temperature", "-1"])
+    with pytest.raises(SystemExit, match=r"error: .*config\.json"):
+        cli.main(["generate", str(files)])
     with pytest.raises(SystemExit, match="in the configs folder of a recipe"):
         cli.main(["train", str(finished / "run.yaml")])
     with pytest.raises(SystemExit, match="2"):
