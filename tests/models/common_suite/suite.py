@@ -28,6 +28,9 @@ for names, model in (
     getattr(modeling_auto, names)[SeqLMConfig.model_type] = model.__name__
 
 
+OPTIONS = {"mamba": {"d_state": 4}, "mamba2": {"d_state": 8, "head_dim": 16}}
+
+
 class SmallModel:
     """The inputs and the configuration that the suites ask for."""
 
@@ -44,8 +47,8 @@ class SmallModel:
             "vocab_size": 99,
             "hidden_size": self.hidden_size,
             "block_types": block_types,
-            "mixer_kwargs": {name: {"num_heads": 2} for name in block_types},
-            "intermediate_size": 40,
+            "mixer_kwargs": {name: OPTIONS.get(name, {"num_heads": 2}) for name in block_types},
+            "intermediate_size": 0 if set(block_types) <= OPTIONS.keys() else 40,
             "pad_token_id": 0,
             "bos_token_id": 1,
             "eos_token_id": 2,
@@ -93,3 +96,7 @@ class DeltaNetTest(Suite, unittest.TestCase):
 
 class HybridTest(Suite, unittest.TestCase):
     block_types = ["gated_delta_net", "full_attention"]  # noqa: RUF012
+
+
+class MambaTest(Suite, unittest.TestCase):
+    block_types = ["mamba", "mamba2"]  # noqa: RUF012
