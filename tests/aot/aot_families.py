@@ -4,11 +4,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from seqlib_kernels._core.dtypes import state_dtype
 from seqlib_kernels._core.launch import Launch, LaunchTable
 from seqlib_kernels.delta_rule import kernels as delta_rule
+from seqlib_kernels.delta_rule import launch as delta_rule_launch
 from seqlib_kernels.delta_rule.launch import LAUNCH as DELTA_RULE
 from seqlib_kernels.linear_scan import kernels as linear_scan
 from seqlib_kernels.linear_scan.launch import LAUNCH as LINEAR_SCAN
@@ -28,8 +30,14 @@ def _boundaries(packed: bool) -> Tensor | None:
 def _delta_rule(
     dtype: torch.dtype, width: int, *, full: bool, householder: int = 1, group: int = 1
 ) -> None:
-    """Both passes with every option, or with none."""
-    n, B, T, H = householder, 1 if full else 2, 256, 2
+    """Both passes with every option, short and so long that sequences are split, or with none."""
+    with mock.patch.object(delta_rule_launch, "multiprocessors", return_value=1 << 20):
+        for T in (256, 8192) if full else (256,):
+            _delta_rule_of(T, dtype, width, full, householder, group)
+
+
+def _delta_rule_of(T: int, dtype: torch.dtype, width: int, full: bool, n: int, group: int) -> None:
+    B, H = 1 if full else 2, 2
     HV, K, V, wide = group * H, width, width, state_dtype(dtype)
     q = _meta(B, T, H, K, dtype=dtype)
     k, v = _meta(B, n * T, H, K, dtype=dtype), _meta(B, n * T, HV, V, dtype=dtype)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launchers of the delta rule's Triton kernels: two launches forward, three backward."""
+"""Launchers of the delta rule's Triton kernels: two launches forward, three backward.
+
+Two more each where sequences are split.
+"""
 # pyright: reportCallIssue=false, reportIndexIssue=false
 
 from collections.abc import Sequence
@@ -15,7 +18,8 @@ from .._core.backend import interpreting
 from .._core.dtypes import state_dtype
 from .kernels_bwd import backward_sweep, chunk_gradients
 from .kernels_fwd import chunk_matrices, forward_sweep
-from .launch import MAX_K, MAX_NH, arithmetic, chunk_rows, pick, saved_shapes
+from .kernels_split import join_segments
+from .launch import MAX_K, MAX_NH, arithmetic, chunk_rows, pick, saved_shapes, segment_chunks
 
 _TL = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 
@@ -50,7 +54,9 @@ class _Plan:
         self.kept, self.state = math.kept, state_dtype(q.dtype)
         C, Q = chunk_rows(self.row, num_householder)
         BK = min(self.row.tiles["BK"], max(16, triton.next_power_of_2(K)))
+        self.segment = segment_chunks(q, v, num_householder, self.sequences)
         self.sizes = (scale, self.sequences, T)
+        self.span = (*self.sizes, self.segment)
         self.heads = {"H": H, "HV": HV, "K": K, "NH": num_householder}
         self.narrow = {**self.heads, "C": C, "Q": Q, "BK": BK}
         self.wide = {**self.narrow, "V": V, "BV": self.row.tiles["BV"]}
@@ -63,12 +69,32 @@ class _Plan:
             "EXACT": math.exact,
         }
         self.by_chunk = (self.saved[0][0][0], HV)
-        self.by_state = (self.sequences * HV, triton.cdiv(V, self.row.tiles["BV"]))
+        BV = self.row.tiles["BV"]
+        self.by_state = (self.sequences * HV, triton.cdiv(V, BV))
+        sweeps = self.saved[3][0][0] if self.segment else self.sequences
+        self.by_sweep = (sweeps * HV, triton.cdiv(V, BV))
+        self.by_map = (sweeps * HV, triton.cdiv(V, BV) + triton.cdiv(K, BV))
         self.states = (*self.saved[0][0][:2], K, V)
 
     def constants(self, kernel: Any, sizes: dict[str, int], **flags: bool) -> dict[str, Any]:
         """Constants and compiler options of one kernel, whose row may change tiles for it."""
         return {**sizes, **self.math, **flags, **self.row.compile_options(kernel.__name__)}
+
+    def sweep(self, kernel: Any, *, map: bool = False, **flags: bool) -> dict[str, Any]:
+        """The same for a sweep."""
+        return self.constants(kernel, self.wide, SPLIT=self.segment > 0, MAP=map, **flags)
+
+    def join(
+        self, ends: Tensor, maps: Tensor, h0: Tensor | None, cu_seqlens: Tensor,
+        starts: Tensor, *, reverse: bool,
+    ) -> None:  # fmt: skip
+        """Fill `starts` with what enters each segment."""
+        constants = self.constants(join_segments, self.wide, INITIAL=h0 is not None)
+        unknown = ("H", "Q", "DOT", "PRECISION")
+        join_segments[self.by_state](
+            ends, maps, _or(h0, ends), cu_seqlens, starts, *self.span[1:],
+            **{n: x for n, x in constants.items() if n not in unknown}, REVERSE=reverse,
+        )  # fmt: skip
 
 
 def delta_rule_fwd(
@@ -88,17 +114,29 @@ def delta_rule_fwd(
     plan = _Plan(q, v, cu_seqlens, scale, normalize_qk, num_householder, decay)
     o = alloc.empty((*q.shape[:2], *v.shape[2:]), q)
     hT = alloc.empty((plan.sequences, v.shape[2], q.shape[3], v.shape[3]), q, plan.state)
-    mix, attention, factors = saved = [alloc.empty(shape, q, dtype) for shape, dtype in plan.saved]
+    mix, attention, factors, *split = saved = [
+        alloc.empty(shape, q, dtype) for shape, dtype in plan.saved
+    ]
     if plan.by_chunk[0] > 0:
         chunk_matrices[plan.by_chunk](
             q, k, beta, _or(decay, beta), _or(cu_seqlens, beta), mix, attention, factors,
             *plan.sizes, **plan.constants(chunk_matrices, plan.narrow, **plan.gates),
         )  # fmt: skip
-    forward_sweep[plan.by_state](
-        q, k, v, beta, _or(h0, hT), mix, attention, factors, _or(cu_seqlens, beta),
+    boundaries = _or(cu_seqlens, beta)
+    if plan.segment:
+        starts, maps = split
+        ends = alloc.empty(starts.shape, starts)
+        forward_sweep[plan.by_map](
+            q, k, v, beta, hT, mix, attention, factors, boundaries,
+            o, ends, maps, hT,
+            *plan.span, **plan.sweep(forward_sweep, map=True, INITIAL=False, OUTPUT=False),
+        )  # fmt: skip
+        plan.join(ends, maps, h0, boundaries, starts, reverse=False)
+        h0 = starts
+    forward_sweep[plan.by_sweep](
+        q, k, v, beta, _or(h0, hT), mix, attention, factors, boundaries,
         o, hT, hT, hT,
-        *plan.sizes,
-        **plan.constants(forward_sweep, plan.wide, INITIAL=h0 is not None, OUTPUT=True),
+        *plan.span, **plan.sweep(forward_sweep, INITIAL=h0 is not None, OUTPUT=True),
     )  # fmt: skip
     return o, hT, saved if save else []
 
@@ -120,21 +158,31 @@ def delta_rule_bwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor]:
     """Gradients of q, k, v, beta, decay (or None) and h0; see `op.py`."""
     plan = _Plan(q, v, cu_seqlens, scale, normalize_qk, num_householder, decay)
-    mix, attention, factors = saved
+    mix, attention, factors, *split = saved
     boundaries = _or(cu_seqlens, beta)
     states, dstates = (alloc.empty(plan.states, q, plan.kept) for _ in range(2))
     errors, y = (alloc.empty(v.shape, q, plan.kept) for _ in range(2))
     dv, dh0 = alloc.empty(v.shape, v), alloc.empty(dhT.shape, dhT)
-    forward_sweep[plan.by_state](
+    if plan.segment:
+        h0, maps = split
+    forward_sweep[plan.by_sweep](
         q, k, v, beta, _or(h0, dh0), mix, attention, factors, boundaries,
         errors, dh0, states, errors,
-        *plan.sizes,
-        **plan.constants(forward_sweep, plan.wide, INITIAL=h0 is not None, OUTPUT=False),
+        *plan.span, **plan.sweep(forward_sweep, INITIAL=h0 is not None, OUTPUT=False),
     )  # fmt: skip
-    backward_sweep[plan.by_state](
-        q, k, beta, do, dhT, mix, attention, factors, boundaries,
-        dh0, dstates, y, dv,
-        *plan.sizes, **plan.constants(backward_sweep, plan.wide),
+    tensors = (q, k, beta, do)
+    chunks = (mix, attention, factors, boundaries)
+    if plan.segment:
+        ends, starts = (alloc.empty(h0.shape, h0) for _ in range(2))
+        backward_sweep[plan.by_sweep](
+            *tensors, dhT, *chunks, ends, dstates, y, dv,
+            *plan.span, **plan.sweep(backward_sweep, map=True),
+        )  # fmt: skip
+        plan.join(ends, maps, dhT, boundaries, starts, reverse=True)
+        dhT = starts
+    backward_sweep[plan.by_sweep](
+        *tensors, dhT, *chunks, dh0, dstates, y, dv,
+        *plan.span, **plan.sweep(backward_sweep),
     )  # fmt: skip
     H, HV = plan.heads["H"], plan.heads["HV"]
     shared = HV != H  # then every value head writes its part, and the parts are added in order

@@ -7,36 +7,40 @@ import triton.language as tl
 
 from .kernels_fwd import (
     RUNTIME,
+    SWEEP,
     bounds,
     chunk_at,
-    first_slot,
     inside,
     locate,
     row_block,
+    segment_at,
     state_block,
 )
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@triton.jit(do_not_specialize=SWEEP)
 def backward_sweep(
     q, k, beta, do, dhT, mix, attention, factors, cu_seqlens,
     dh0, dstates, y, dv,
-    scale, N, T,
+    scale, N, T, segment,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
     C: tl.constexpr, Q: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    PACKED: tl.constexpr,
+    PACKED: tl.constexpr, SPLIT: tl.constexpr, MAP: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """dU = P'dO + G_C K dS;  Y = dU - M'(beta dU);  dS = g_C dS + scale (gQ)'dO - (gK)'(beta Y).
 
-    Writes dS after each chunk, Y, the gradient of the updates U, and dV = beta Y.
+    Writes dS after each chunk, Y, the gradient of the updates U, and dV = beta Y. With MAP it
+    writes only what a segment adds to dS before it, from none after it, into dh0.
     """
     NB: tl.constexpr = (K + BK - 1) // BK
     i_nh = tl.program_id(0).to(tl.int64)
-    i_n = i_nh // HV
     i_h = i_nh % HV
-    start, length = bounds(cu_seqlens, i_n, T, PACKED)
-    slot = first_slot(cu_seqlens, i_n, T, C // NH, PACKED)
+    i_n, start, length, slot, i_g, after = segment_at(
+        cu_seqlens, i_nh // HV, N, T, segment, NH, C, PACKED, SPLIT
+    )
+    if after < 0:
+        return
     o_c = tl.arange(0, C)
     o_q = tl.arange(0, Q)
     o_v = tl.program_id(1) * BV + tl.arange(0, BV)
@@ -48,8 +52,10 @@ def backward_sweep(
 
     ds = ()
     for b in tl.static_range(NB):
-        o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
-        ds_b = tl.load(dhT + i_nh * K * V + o_kv, mask=m_kv, other=0.0).to(ACC)
+        ds_b = tl.zeros([BK, BV], dtype=ACC)
+        if not MAP:
+            o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
+            ds_b += tl.load(dhT + i_nh * K * V + o_kv, mask=m_kv, other=0.0).to(ACC)
         ds = ds + (ds_b,)  # noqa: RUF005 - no unpacking in kernels
     chunks = tl.cdiv(length, C // NH).to(tl.int32)
     for i in tl.range(0, chunks, disable_licm=True):
@@ -63,9 +69,10 @@ def backward_sweep(
         p_q = q + (token * H + o_hk) * K
         k_ds = tl.zeros([C, BV], dtype=ACC)
         for b in tl.static_range(NB):
-            o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
-            p_ds = dstates + i_sh * K * V + o_kv
-            tl.store(p_ds, ds[b].to(dstates.dtype.element_ty), mask=m_kv)
+            if not MAP:
+                o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
+                p_ds = dstates + i_sh * K * V + o_kv
+                tl.store(p_ds, ds[b].to(dstates.dtype.element_ty), mask=m_kv)
             b_k = row_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
             k_ds = tl.dot(b_k, ds[b].to(DOT), k_ds, input_precision=PRECISION)
         p_do = do + (token * HV + i_h) * V + (o_q[:, None] * (HV * V) + o_v[None, :])
@@ -82,9 +89,10 @@ def backward_sweep(
         du += tl.dot(tl.trans(b_p), b_do.to(DOT), input_precision=PRECISION)
         b_y = du - tl.dot(tl.trans(b_m), b_beta[:, None] * du, input_precision=EXACT)
         b_dv = b_beta[:, None] * b_y
-        o_y = (row * HV + i_h) * V + o_cv
-        tl.store(y + o_y, b_y.to(y.dtype.element_ty), mask=m_rv)
-        tl.store(dv + o_y, b_dv.to(dv.dtype.element_ty), mask=m_rv)
+        if not MAP:
+            o_y = (row * HV + i_h) * V + o_cv
+            tl.store(y + o_y, b_y.to(y.dtype.element_ty), mask=m_rv)
+            tl.store(dv + o_y, b_dv.to(dv.dtype.element_ty), mask=m_rv)
         whole = tl.load(p_f + C - 1).to(ACC)
         read = ((scale * head_q * rq)[:, None] * b_do.to(ACC)).to(DOT)
         erase = ((head * rk)[:, None] * b_dv).to(DOT)
@@ -96,9 +104,14 @@ def backward_sweep(
             old = tl.dot(tl.trans(b_k), erase, input_precision=PRECISION)
             before = before + (whole * ds[b] + new - old,)  # noqa: RUF005
         ds = before
+    p_0 = dh0 + i_nh * K * V
+    if SPLIT and not MAP:  # the first segment writes the gradient of its sequence's state
+        p_0 = dh0 + (i_n * HV + i_h) * K * V
+        if i_g > 0:
+            return
     for b in tl.static_range(NB):
         o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
-        tl.store(dh0 + i_nh * K * V + o_kv, ds[b].to(dh0.dtype.element_ty), mask=m_kv)
+        tl.store(p_0 + o_kv, ds[b].to(dh0.dtype.element_ty), mask=m_kv)
 
 
 @triton.jit

@@ -9,6 +9,7 @@ NORM_EPS = tl.constexpr(1e-6)
 SUB = tl.constexpr(16)  # rows of a diagonal block of the triangular solve
 
 RUNTIME = ["scale", "N", "T"]  # lengths and factors never choose the code
+SWEEP = [*RUNTIME, "segment"]
 
 
 @triton.jit
@@ -51,6 +52,35 @@ def locate(cu_seqlens, i_s, N, T, SPAN, PACKED: tl.constexpr):
         i_n = i_s // pieces
         i_c = i_s % pieces
     return i_n, i_c
+
+
+@triton.jit
+def segment_at(
+    cu_seqlens, i_s, N, T, segment,
+    NH: tl.constexpr, C: tl.constexpr, PACKED: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
+    """What a sweep walks through: all of sequence `i_s`, or with SPLIT segment `i_s` of them all.
+
+    Returns the sequence, the first token, the number of tokens, the slot of the first chunk, the
+    segment's place in its sequence, and how many tokens of the sequence follow it. A sequence
+    without tokens has one segment; where a slot is unused, fewer than none follow.
+    """
+    if SPLIT:
+        span = segment * (C // NH)
+        i_n, i_g = locate(cu_seqlens, i_s, N, T, span, PACKED)
+        start, left = bounds(cu_seqlens, i_n, T, PACKED)
+        slot = first_slot(cu_seqlens, i_n, T, C // NH, PACKED) + i_g * segment
+        start += i_g * span
+        left -= i_g * span
+        length = tl.minimum(left, span)
+        after = tl.where((left <= 0) & (i_g > 0), -1, left - length)
+    else:
+        i_n = i_s
+        i_g = i_s * 0
+        start, length = bounds(cu_seqlens, i_n, T, PACKED)
+        slot = first_slot(cu_seqlens, i_n, T, C // NH, PACKED)
+        after = length * 0
+    return i_n, start, length, slot, i_g, after
 
 
 @triton.jit
@@ -210,30 +240,40 @@ def chunk_matrices(
     tl.store(mix + i_sh * C * C + o_cc, m.to(mix.dtype.element_ty))
 
 
-@triton.jit(do_not_specialize=RUNTIME)
+@triton.jit(do_not_specialize=SWEEP)
 def forward_sweep(
     q, k, v, beta, h0, mix, attention, factors, cu_seqlens,
     o, hT, states, errors,
-    scale, N, T,
+    scale, N, T, segment,
     H: tl.constexpr, HV: tl.constexpr, K: tl.constexpr, V: tl.constexpr, NH: tl.constexpr,
     C: tl.constexpr, Q: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     PACKED: tl.constexpr, INITIAL: tl.constexpr, OUTPUT: tl.constexpr,
+    SPLIT: tl.constexpr, MAP: tl.constexpr,
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """R = V - g KS;  E = R - M(beta R);  U = beta E;  O = scale g QS + PU;  S = g_C S + (G_C K)'U.
 
     With OUTPUT it writes o and hT; without, what the backward pass needs: S of each chunk and E.
+    With MAP it writes what a segment does to any state, S -> M S + b: b into hT and, from more
+    blocks of columns that start at the identity and have no values, M into `states`.
     """
     NB: tl.constexpr = (K + BK - 1) // BK
     i_nh = tl.program_id(0).to(tl.int64)
-    i_n = i_nh // HV
     i_h = i_nh % HV
-    start, length = bounds(cu_seqlens, i_n, T, PACKED)
-    slot = first_slot(cu_seqlens, i_n, T, C // NH, PACKED)
+    i_n, start, length, slot, _, after = segment_at(
+        cu_seqlens, i_nh // HV, N, T, segment, NH, C, PACKED, SPLIT
+    )
+    if after < 0:
+        return
     o_c = tl.arange(0, C)
     o_q = tl.arange(0, Q)
     o_v = tl.program_id(1) * BV + tl.arange(0, BV)
-    m_v = inside(o_v, V, BV)
+    if MAP:
+        m_v = o_v < V
+        o_m = o_v - (V + BV - 1) // BV * BV
+        m_m = (o_m >= 0) & (o_m < K)
+    else:
+        m_v = inside(o_v, V, BV)
     o_cc = o_c[:, None] * C + o_c[None, :]
     o_qc = o_q[:, None] * C + o_c[None, :]
     o_cv = o_c[:, None] * (HV * V) + o_v[None, :]
@@ -245,6 +285,9 @@ def forward_sweep(
         if INITIAL:
             o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
             s_b += tl.load(h0 + i_nh * K * V + o_kv, mask=m_kv, other=0.0).to(ACC)
+        if MAP:
+            o_k = b * BK + tl.arange(0, BK)
+            s_b += tl.where(o_k[:, None] == o_m[None, :], 1.0, 0.0)
         s = s + (s_b,)  # noqa: RUF005 - no unpacking in kernels
     for i_c in tl.range(0, tl.cdiv(length, C // NH).to(tl.int32), disable_licm=True):
         token, m_r, m_q = chunk_at(start, length, i_c, NH, C, Q)
@@ -256,7 +299,7 @@ def forward_sweep(
         k_s = tl.zeros([C, BV], dtype=ACC)
         q_s = tl.zeros([Q, BV], dtype=ACC)
         for b in tl.static_range(NB):
-            if not OUTPUT:
+            if not OUTPUT and not MAP:
                 o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
                 p_s = states + i_sh * K * V + o_kv
                 tl.store(p_s, s[b].to(states.dtype.element_ty), mask=m_kv)
@@ -284,18 +327,27 @@ def forward_sweep(
             out += tl.dot(b_p, u.to(DOT), input_precision=PRECISION)
             p_o = o + (token * HV + i_h) * V + (o_q[:, None] * (HV * V) + o_v[None, :])
             tl.store(p_o, out.to(o.dtype.element_ty), mask=m_q[:, None] & m_v[None, :])
-        else:
+        elif not MAP:
             p_e = errors + (row * HV + i_h) * V + o_cv
             tl.store(p_e, e.to(errors.dtype.element_ty), mask=m_r[:, None] & m_v[None, :])
         whole = tl.load(p_f + C - 1).to(ACC)  # decay over the whole chunk
         write = ((tail * rk)[:, None] * u).to(DOT)
-        after = ()
+        s_after = ()
         for b in tl.static_range(NB):
             b_k = row_block(p_k, o_c * (H * K), m_r, b * BK, K, BK).to(DOT)
             new = tl.dot(tl.trans(b_k), write, input_precision=PRECISION)
-            after = after + (whole * s[b] + new,)  # noqa: RUF005
-        s = after
-    if OUTPUT:
+            s_after = s_after + (whole * s[b] + new,)  # noqa: RUF005
+        s = s_after
+    if MAP or OUTPUT:
+        p_t = hT + i_nh * K * V
+        if OUTPUT and SPLIT:  # the last segment writes the state of its sequence
+            p_t = hT + (i_n * HV + i_h) * K * V
+            if after > 0:
+                return
         for b in tl.static_range(NB):
             o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
-            tl.store(hT + i_nh * K * V + o_kv, s[b].to(hT.dtype.element_ty), mask=m_kv)
+            tl.store(p_t + o_kv, s[b].to(hT.dtype.element_ty), mask=m_kv)
+            if MAP:
+                o_kv, m_kv = state_block(b * BK, o_m, m_m, K, K, BK)
+                p_m = states + i_nh * K * K + o_kv
+                tl.store(p_m, s[b].to(states.dtype.element_ty), mask=m_kv)

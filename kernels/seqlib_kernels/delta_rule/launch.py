@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chunks, tiles, warps and arithmetic of the delta rule's Triton kernels; no Triton here."""
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -147,12 +148,66 @@ def slots(q: Tensor, sequences: int, span: int) -> int:
     return T // span + sequences
 
 
+@dataclass(frozen=True)
+class Split:
+    """When sequences are split into segments that are swept side by side.
+
+    Attributes:
+        segments: a split gives the average sequence this many segments or more: what it costs
+            besides is about one more sweep.
+        chunks: a segment has this many chunks or more.
+    """
+
+    segments: int
+    chunks: int
+
+
+SPLIT = Split(segments=4, chunks=8)  # not yet timed
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """How many programs a device runs side by side at least; 0 where nothing is ever split."""
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def segment_chunks(q: Tensor, v: Tensor, num_householder: int, sequences: int) -> int:
+    """Chunks per segment, or 0 where sequences stay whole: known from shapes and the device.
+
+    Sequences are split where sweeps, of a program for each of them, value head and block of V,
+    leave most of the device idle; then into as many segments as fill it once.
+    """
+    processors = multiprocessors(q.device)
+    if processors == 0 or sequences == 0:
+        return 0
+    row = pick(q)
+    (B, T), (HV, V), BV = q.shape[:2], v.shape[2:], row.tiles["BV"]
+    tokens = chunk_rows(row, num_householder)[0] // num_householder
+    chunks = (B * T // sequences + tokens - 1) // tokens  # of the average sequence
+    programs = sequences * HV * ((V + BV - 1) // BV)
+    # sym_min: under torch.compile lengths are symbols, and min would bind the graph to an order
+    segments = torch.sym_min(processors // programs, chunks // SPLIT.chunks)
+    return (chunks + segments - 1) // segments if segments >= SPLIT.segments else 0
+
+
 def saved_shapes(
     q: Tensor, v: Tensor, num_householder: int, sequences: int
 ) -> list[tuple[tuple[int, ...], torch.dtype]]:
-    """The tensors kept for the backward pass: M and P of each chunk, and its row factors."""
+    """The tensors kept for the backward pass: M and P of each chunk, and its row factors.
+
+    Where sequences are split, also the state before each segment and the map of the segment.
+    """
     row = pick(q)
     kept, wide = arithmetic(q.dtype, row).kept, state_dtype(q.dtype)
     C, Q = chunk_rows(row, num_householder)
-    lead = (slots(q, sequences, C // num_householder), v.shape[2])
-    return [((*lead, C, C), wide), ((*lead, Q, C), kept), ((*lead, 3 * C + 2 * Q), wide)]
+    HV, K, V = v.shape[2], q.shape[3], v.shape[3]
+    tokens = C // num_householder
+    lead = (slots(q, sequences, tokens), HV)
+    shapes = [((*lead, C, C), wide), ((*lead, Q, C), kept), ((*lead, 3 * C + 2 * Q), wide)]
+    segment = segment_chunks(q, v, num_householder, sequences)
+    if segment:
+        lead = (slots(q, sequences, segment * tokens), HV)
+        shapes += [((*lead, K, V), wide), ((*lead, K, K), wide)]
+    return shapes
