@@ -95,6 +95,31 @@ def test_prefill_and_decoding_equal_the_full_forward_for_every_prompt_length(mod
         torch.testing.assert_close(torch.cat(logits, 1), want, rtol=0, atol=1e-5)  # measured 3.5e-6
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_padded_prompts_of_any_length_then_decoding_equal_the_full_forward(model, ids, side):
+    """Rows up to two tokens shorter, also within the convolution's width; decoded with the mask."""
+    want, rows = model(ids).logits, torch.arange(3)
+    for prompt in range(1, 9):
+        lengths = (prompt - rows).clamp_min(1)
+        at = torch.arange(prompt) - (prompt - lengths[:, None] if side == "left" else 0)
+        mask = (at >= 0) & (at < lengths[:, None])
+        padded = torch.where(mask, ids[rows[:, None], at.clamp(0, 8)], 11)
+        outputs = model(padded, attention_mask=mask.long(), use_cache=True)
+        got, known = outputs.logits[mask], want[rows[:, None], at.clamp(0, 8)][mask]
+        torch.testing.assert_close(got, known, rtol=0, atol=2e-5)  # measured 6e-6
+        for t in range(9 - prompt):
+            mask = torch.cat((mask, torch.ones(3, 1, dtype=torch.bool)), 1)
+            outputs = model(
+                ids[rows, lengths + t][:, None],
+                attention_mask=mask.long(),
+                past_key_values=outputs.past_key_values,
+                use_cache=True,
+            )
+            known = want[rows, lengths + t]
+            torch.testing.assert_close(outputs.logits[:, 0], known, rtol=0, atol=2e-5)
+
+
 def test_a_batch_equals_its_rows(model, ids):
     got = model(ids).logits
     for b in range(3):
