@@ -12,7 +12,8 @@ from torch import Tensor
 from .._core import alloc
 from .._core.backend import interpreting
 from .._core.chunks import arithmetic, slots
-from .kernels_chunk import chunk_gradients, chunk_outputs, sweep
+from .kernels_bwd import group_gradients, write_gradients
+from .kernels_fwd import both_sweeps, chunk_outputs, forward_sweep
 from .launch import pick
 
 _TL = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
@@ -59,9 +60,6 @@ class _Plan:
     def options(self, kernel: Any) -> dict[str, Any]:
         return {**self.row.compile_options(kernel.__name__), "enable_fp_fusion": True}
 
-    def sweep(self, *tensors: Tensor, **flags: bool) -> None:
-        sweep[self.by_state](*tensors, *self.sizes, **self.shared, **flags, **self.options(sweep))
-
 
 def ssd_fwd(
     x: Tensor,
@@ -80,9 +78,9 @@ def ssd_fwd(
     y = alloc.empty(x.shape, x)
     hT = alloc.empty((plan.sequences, *x.shape[2:], B.shape[3]), a)
     states = alloc.empty(plan.states, x, plan.kept)
-    plan.sweep(
+    forward_sweep[plan.by_state](
         x, B, a, delta_, _or(h0, hT), boundaries, states, hT,
-        INITIAL=h0 is not None, FINAL=True, REVERSE=False,
+        *plan.sizes, **plan.shared, INITIAL=h0 is not None, **plan.options(forward_sweep),
     )  # fmt: skip
     if plan.by_chunk[0] > 0:
         chunk_outputs[plan.by_chunk](
@@ -118,19 +116,19 @@ def ssd_bwd(
         alloc.empty((*z.shape[:2], H, z.shape[3]), z, z.dtype if H == G else a.dtype)
         for z in (B, C)
     )
-    plan.sweep(
-        x, B, a, delta_, _or(h0, dh0), boundaries, states, dh0,
-        INITIAL=h0 is not None, FINAL=False, REVERSE=False,
-    )  # fmt: skip
-    plan.sweep(
-        dy, C, a, delta_, dhT, boundaries, dstates, dh0,
-        INITIAL=True, FINAL=True, REVERSE=True,
+    both_sweeps[(2 * plan.by_state[0], *plan.by_state[1:])](
+        x, B, C, a, delta_, _or(h0, dh0), dy, dhT, boundaries, states, dstates, dh0,
+        *plan.sizes, **plan.shared, INITIAL=h0 is not None, **plan.options(both_sweeps),
     )  # fmt: skip
     if plan.by_chunk[0] > 0:
-        chunk_gradients[plan.by_chunk](
-            x, B, C, a, delta_, skip, dy, states, dstates, boundaries,
-            dx, dB, dC, da, _or(ddelta, da), _or(dskip, da),
-            *plan.sizes, **plan.shared, **plan.skip, **plan.options(chunk_gradients),
+        write_gradients[plan.by_chunk](
+            x, B, C, a, delta_, skip, dy, dstates, boundaries,
+            dx, da, _or(ddelta, da), _or(dskip, da),
+            *plan.sizes, **plan.shared, **plan.skip, **plan.options(write_gradients),
+        )  # fmt: skip
+        group_gradients[plan.by_chunk](
+            x, B, C, a, delta_, dy, states, dstates, boundaries, dB, dC, da,
+            *plan.sizes, **plan.shared, **plan.options(group_gradients),
         )  # fmt: skip
     if H != G:
         dB, dC = (z.unflatten(2, (G, H // G)).sum(3).to(x.dtype) for z in (dB, dC))
