@@ -12,7 +12,7 @@ from .._core.backend import resolve
 from .._core.checks import check_device, check_same, check_shape, check_state
 from .._core.dtypes import state_dtype
 from .._core.ops import define_op
-from .._core.varlen import check_boundaries, check_cu_seqlens
+from .._core.varlen import check_boundaries, check_cu_seqlens, on_device
 from . import reference
 
 
@@ -52,7 +52,10 @@ def delta_rule(
         initial_state: [N, HV, K, V] state before the first token, zeros by default; N is B, or
             the number of packed sequences.
         return_final_state: also return the state after the last token.
-        cu_seqlens: [N+1] int32 or int64 boundaries of sequences packed into batch 1.
+        cu_seqlens: [N+1] int32 or int64 boundaries of sequences packed into batch 1, on the
+            device of q or on the CPU. A sequence may be empty: its final state is its initial
+            state. On a GPU, boundaries on the CPU save a wait: those on the GPU are read back
+            once per tensor to be checked, those on the CPU are checked and copied without.
         backend: "triton", "cpu" or "reference" instead of the one that fits the device.
 
     Returns:
@@ -65,7 +68,8 @@ def delta_rule(
 
     Raises:
         ValueError: shapes, dtypes or devices that disagree, HV not a multiple of H, both `g`
-            and `alpha`, `num_householder` below 1, boundaries out of order.
+            and `alpha`, `num_householder` below 1, boundaries out of order, or on the CPU
+            while a CUDA graph is captured.
         TypeError: something that is not a tensor, or a dtype that is not supported.
         BackendUnavailableError: a backend that can't run here.
 
@@ -194,7 +198,7 @@ def _fwd_impl(
     save: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     check_boundaries(cu_seqlens, q.shape[1])
-    tensors = _contiguous(q, k, v, beta, decay, h0, cu_seqlens)
+    tensors = _contiguous(q, k, v, beta, decay, h0, on_device(cu_seqlens, q))
     return _module(backend).delta_rule_fwd(*tensors, scale, normalize_qk, num_householder, save)
 
 
@@ -243,8 +247,7 @@ def _bwd_impl(
     num_householder: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    tensors = _contiguous(do, dhT, q, k, v, beta, decay, h0)
-    cu_seqlens = None if cu_seqlens is None else cu_seqlens.contiguous()
+    *tensors, cu_seqlens = _contiguous(do, dhT, q, k, v, beta, decay, h0, on_device(cu_seqlens, q))
     dq, dk, dv, dbeta, ddecay, dh0 = _module(backend).delta_rule_bwd(
         *tensors, list(saved), cu_seqlens, scale, normalize_qk, num_householder
     )

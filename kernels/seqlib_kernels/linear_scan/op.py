@@ -12,7 +12,7 @@ from .._core.backend import Backend, resolve
 from .._core.checks import check_same, check_shape, check_state
 from .._core.dtypes import state_dtype
 from .._core.ops import define_op
-from .._core.varlen import check_boundaries, check_cu_seqlens
+from .._core.varlen import check_boundaries, check_cu_seqlens, on_device
 from . import reference
 
 
@@ -35,8 +35,11 @@ def linear_scan(
             state then enters after the last step, and the final state is that of the first.
         initial_state: [N, D] state before the scan, zeros if None.
         return_final_state: return the state after the scan too.
-        cu_seqlens: [N+1] int32 or int64 boundaries of N sequences packed into a batch of one;
-            without them N = B. A sequence may be empty: its final state is its initial state.
+        cu_seqlens: [N+1] int32 or int64 boundaries of N sequences packed into a batch of one, on
+            the device of `b` or on the CPU; without them N = B. A sequence may be empty: its final
+            state is its initial state. On a GPU, boundaries on the CPU save a wait: those on the
+            GPU are read back once per tensor to be checked, those on the CPU are checked and
+            copied without.
         backend: "triton", "cpu" or "reference"; None chooses by the device of the tensors.
 
     Returns:
@@ -51,7 +54,7 @@ def linear_scan(
     Raises:
         TypeError: an argument that is not a tensor or whose dtype is not supported.
         ValueError: shapes, dtypes or devices that disagree, or `cu_seqlens` that do not run
-            from 0 to T without decreasing.
+            from 0 to T without decreasing, or are on the CPU while a CUDA graph is captured.
         BackendUnavailableError: the backend asked for can't run on these tensors.
 
     Source: Martin & Cundy, "Parallelizing Linear Recurrent Neural Nets Over Sequence Length",
@@ -119,6 +122,7 @@ def _forward_impl(
     a: Tensor, b: Tensor, h0: Tensor | None, cu_seqlens: Tensor | None, reverse: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     check_boundaries(cu_seqlens, b.shape[1])
+    cu_seqlens = on_device(cu_seqlens, b)
     tensors = (x if x is None else x.contiguous() for x in (a, b, h0, cu_seqlens))
     outputs = _forward_fake(a, b, h0, cu_seqlens, reverse, backend)
     _kernels(backend).forward(*tensors, *outputs, reverse)
@@ -143,6 +147,7 @@ def _backward_impl(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     check_boundaries(cu_seqlens, h.shape[1])
+    cu_seqlens = on_device(cu_seqlens, h)
     tensors = (x if x is None else x.contiguous() for x in (a, h, h0, dh, dhT, cu_seqlens))
     outputs = _backward_fake(a, h, h0, dh, dhT, cu_seqlens, reverse, backend)
     _kernels(backend).backward(*tensors, *outputs, reverse)
