@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokenizers give text back byte for byte, agree with sentencepiece and depend on text alone."""
 
+import contextlib
 import random
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoTokenizer
 
-from seqlib.data import byte_tokenizer, train_tokenizer
+from seqlib.data import byte_tokenizer, load_corpus, shuffled_prefix, train_tokenizer
 from seqlib.data import tokenizer as module
 from seqlib.data.encoding import encode_documents
 
@@ -122,6 +124,44 @@ def test_a_wrong_conversion_is_caught(monkeypatch):
     monkeypatch.setattr(module, "_merges", lambda vocab, scores: [])
     with pytest.raises(RuntimeError, match="differs from sentencepiece at token"):
         train_tokenizer(sample_documents(), 500)
+
+
+def test_a_wrong_likelihood_is_caught(monkeypatch):
+    unigram = module.models.Unigram
+
+    def flat(entries, **options):
+        return unigram([(piece, -1.0) for piece, _ in entries], **options)
+
+    monkeypatch.setattr(module.models, "Unigram", flat)
+    with pytest.raises(RuntimeError, match="differs from sentencepiece at token"):
+        train_tokenizer(sample_documents(), 500, "unigram")
+
+
+@pytest.mark.parametrize(
+    ("kind", "score", "equal"),
+    [
+        ("unigram", -3.0, True),
+        ("unigram", -3.1, False),
+        ("bpe", -3.0, False),
+    ],
+)
+def test_pieces_that_are_equally_likely_may_differ(kind, score, equal):
+    def tokenizer(texts, **options):
+        return {"input_ids": [[7, 4, 5]]}
+
+    scores = {4: -1.0, 5: -3.0, 6: score, 7: -2.0}
+    spm = SimpleNamespace(encode=lambda texts: [[7, 6, 4]], get_score=scores.__getitem__)
+    expected = contextlib.nullcontext() if equal else pytest.raises(RuntimeError, match="token 1")
+    with expected:
+        module._check_equal(tokenizer, spm, ["a row"], kind)
+
+
+def test_unigrams_of_real_code(tmp_path):
+    """Rows of dashes have many spellings of one likelihood."""
+    corpus = load_corpus("pystdlib", cache_dir=tmp_path)
+    documents = shuffled_prefix(corpus["train"], 1_000_000)
+    tokenizer = train_tokenizer(documents, 4000, "unigram")
+    assert tokenizer.decode(tokenizer(documents[0])["input_ids"]) == documents[0]
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
