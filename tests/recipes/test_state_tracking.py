@@ -22,6 +22,7 @@ from seqlib.training.state_tracking import (
 )
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "state_tracking"
+GRIDS = sorted((RECIPE / "grids").glob("*.yaml"))
 PRESETS = sorted(path.name for path in (RECIPE / "configs").glob("*.yaml"))
 
 
@@ -290,6 +291,23 @@ def test_a_grid_becomes_one_plot_and_no_run_is_made_twice(scripts, grid, tmp_pat
     assert text.startswith("Parity: sequences with all answers right, trained up to length 8")
     monkeypatch.setattr(train, "train", None)
     assert compare.main([path]) == runs
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.name)
+def test_every_run_of_a_grid_is_a_run(scripts, path):
+    """Settings that are known, models that can be built, folders of their own."""
+    compare = scripts[1]
+    (wanted,) = parse_settings([compare.GridSettings], [str(path)])
+    folders = []
+    for title, blocks in wanted.tasks.items():
+        for made in (made for block in blocks for made in compare.runs_of(wanted, title, block)):
+            task, model, training, _ = parse_settings(
+                [TaskSettings, TrackerSettings, TrainSettings, scripts[0].NameSettings],
+                [*made, "--use_cpu=true"],
+            )
+            build_tracker(model, prepare_task(task, training).task, task.context)
+            folders.append(training.output_dir)
+    assert len(set(folders)) == len(folders) > 0
 
 
 @pytest.mark.parametrize(
