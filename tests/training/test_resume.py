@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from seqlib.training import checkpoints
+from seqlib.training.arguments import TrainSettings
 from seqlib.training.checkpoints import CheckpointError
 
 # Saves of the tiny run touch 24 files (transformers 5.23); `file:24` is after the rename.
@@ -77,6 +78,16 @@ def test_accumulated_steps_equal_one_of_all_their_rows(tiny, tmp_path, monkeypat
     parts = ("--per_device_train_batch_size=1", "--gradient_accumulation_steps=4")
     # the same sums in another order; measured 4.8e-7
     assert losses("parts", *parts) == pytest.approx(whole, abs=2e-6)
+
+
+def test_recomputed_activations_change_nothing(tiny, tmp_path):
+    names = ("activation_checkpointing", "gradient_checkpointing")  # transformers 5.23 and 5.17
+    name = next(name for name in names if name in TrainSettings.__dataclass_fields__)
+    plain = tiny.train(tmp_path / "plain", network=tiny.recurrent_model())
+    again = tiny.train(tmp_path / "again", f"--{name}=true", network=tiny.recurrent_model())
+    assert again.model.is_gradient_checkpointing
+    assert not plain.model.is_gradient_checkpointing
+    assert tiny.losses(again) == tiny.losses(plain)
 
 
 def test_saving_more_often_changes_nothing(tiny, uninterrupted, tmp_path):
