@@ -94,6 +94,18 @@ def test_the_first_name_of_the_embedding_is_understood(source, tmp_path):
     assert torch.equal(ours, tensors["backbone.embedding.weight"])
 
 
+def test_what_earlier_conversions_left_in_a_configuration_is_passed_over(source, tmp_path):
+    left = {"d_inner": 16, "d_model": 8, "n_layer": 2, "fused_add_norm": True, "ssm_cfg": {}}
+    left |= {"rms_norm": True, "norm_before_gate": True, "pad_vocab_size_multiple": 8}
+    convert_checkpoint(source, tmp_path / "before")
+    edited(source, **left, torch_dtype="float32", _name_or_path="somewhere")
+    convert_checkpoint(source, tmp_path / "after")
+    before, after = (
+        json.loads((tmp_path / f / "config.json").read_text()) for f in ("before", "after")
+    )
+    assert after == before | {"dtype": "float32"}
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_a_tied_head_that_was_saved_must_be_the_embedding(source, tmp_path, same):
     tensors = load_file(source / WEIGHTS)

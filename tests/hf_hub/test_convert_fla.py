@@ -145,6 +145,17 @@ def test_their_defaults_fill_what_is_not_said(theirs, tmp_path):
         assert options["use_forget_gate"] is False
 
 
+def test_names_and_switches_of_old_files_are_understood(tmp_path):
+    theirs = Checkpoint("delta_net")
+    theirs.config["rms_norm_eps"] = theirs.config.pop("norm_eps")
+    theirs.config |= {"share_conv_kernel": False, "use_rope": False, "norm_first": False}
+    theirs.config |= {"chunk_size": 64, "use_beta": True, "use_output_norm": True}
+    convert_checkpoint(theirs.save(tmp_path / "theirs"), tmp_path / "ours")
+    config = SeqLMConfig.from_pretrained(tmp_path / "ours")
+    assert config.rms_norm_eps == theirs.config["rms_norm_eps"]
+    assert config.dtype == torch.float64
+
+
 @pytest.mark.parametrize(("ratio", "width"), [(None, 256), (4, 256), (16, 512)])
 def test_the_width_of_the_mlp_follows_from_their_ratio(ratio, width, tmp_path):
     theirs = Checkpoint("delta_net")
@@ -179,7 +190,9 @@ BAD = {
     "norm_first": (True, "norm_first must be False .* got True"),
     "share_conv_kernel": (True, "share_conv_kernel must be False .* got True"),
     "elementwise_affine": (False, "elementwise_affine must be True .* got False"),
-    "use_rope": (True, "use_rope = True is no known field of a 'delta_net' checkpoint"),
+    "use_rope": (True, "use_rope must be False .* got True"),
+    "feature_map": ("relu", "feature_map = 'relu' is no known field of a 'delta_net' checkpoint"),
+    "rms_norm_eps": (0.5, "rms_norm_eps must be 1e-05 as norm_eps, got 0.5"),
     "quantization_config": ({"bits": 4}, "quantization_config = .* is no known field"),
     "architectures": (["DeltaNetModel"], r"architectures must be \['DeltaNetForCausalLM'\]"),
     "num_heads": (5, "the key size of a head must be a whole number"),

@@ -115,8 +115,7 @@ def _family(found: dict[str, Any]) -> Family:
 def _translated(family: Family, found: dict[str, Any]) -> SeqLMConfig:
     """Our configuration of their checkpoint."""
     _check_architecture(found, family.architecture)
-    old_name = "torch_dtype"  # before transformers 5
-    fields = family.read({"dtype" if k == old_name else k: v for k, v in found.items()})
+    fields = family.read(found)
     try:
         config = SeqLMConfig(
             **{name: fields[name] for name in SHARED if name != "num_hidden_layers"},

@@ -32,6 +32,7 @@ class Family:
         fields: theirs that are translated, with their defaults.
         fixed: theirs that select something, with the values that we compute, the usual first.
         without_effect: theirs that do not change what a trained model computes.
+        former_names: earlier names of `fields`.
         tensors: (pattern, replacement) from our names of tensors to theirs, tried in order.
         to_ours: from all of `fields` to fields of `SeqLMConfig` beside the shared ones.
         to_theirs: from our configuration and one of its mixers to theirs, beside the shared ones.
@@ -43,6 +44,7 @@ class Family:
     fields: Mapping[str, Any]
     fixed: Mapping[str, tuple[Any, ...]]
     without_effect: frozenset[str]
+    former_names: Mapping[str, str]
     tensors: tuple[tuple[str, str], ...]
     to_ours: Callable[[dict[str, Any]], dict[str, Any]]
     to_theirs: Callable[[SeqLMConfig, nn.Module], dict[str, Any]]
@@ -55,7 +57,11 @@ class Family:
         """
         found = dict(self.fields)
         ignored = self.without_effect | _generic()
-        for name, value in config.items():
+        for former, value in config.items():
+            name = self.former_names.get(former, former)
+            require(
+                value == config.get(name, value), former, f"{config.get(name)!r} as {name}", value
+            )
             if name in self.fields:
                 found[name] = value
             elif name in self.fixed:

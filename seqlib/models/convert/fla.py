@@ -38,11 +38,13 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("swish", "silu"),
     "attn": (None,),
     "conv_bias": (False, None),
+    "norm_first": (False,),
 }
 _WITHOUT_EFFECT = frozenset(
     {"attn_mode", "fuse_norm", "fuse_swiglu", "fuse_cross_entropy", "fuse_linear_cross_entropy"}
     | {"use_l2warp"}
 )
+_FORMER_NAMES = {"rms_norm_eps": "norm_eps", "torch_dtype": "dtype"}
 _TENSORS = (
     (r"^model\.embed_tokens\.", "model.embeddings."),
     (r"^(model\.layers\.\d+)\.mixer_norm\.", r"\1.attn_norm."),
@@ -168,9 +170,10 @@ FAMILIES = (
         | {"expand_k": 1.0, "expand_v": 1.0, "use_gate": False},
         fixed=_FIXED
         | {"qk_activation": ("silu",), "qk_norm": ("l2",), "use_beta": (True,)}
-        | {"use_output_norm": (True,), "norm_first": (False,), "share_conv_kernel": (False,)}
+        | {"use_output_norm": (True,), "share_conv_kernel": (False,), "use_rope": (False,)}
         | {"elementwise_affine": (True,)},
-        without_effect=_WITHOUT_EFFECT,
+        without_effect=_WITHOUT_EFFECT | {"chunk_size"},
+        former_names=_FORMER_NAMES,
         tensors=_TENSORS,
         to_ours=_delta_net_to_ours,
         to_theirs=_delta_net_to_theirs,
@@ -182,6 +185,7 @@ FAMILIES = (
         fields=_FIELDS | _HEADS | {"num_v_heads": None, "use_gate": True},
         fixed=_FIXED,
         without_effect=_WITHOUT_EFFECT,
+        former_names=_FORMER_NAMES,
         tensors=_TENSORS,
         to_ours=_gated_to_ours,
         to_theirs=_gated_to_theirs,
@@ -195,6 +199,7 @@ FAMILIES = (
         | {"use_output_gate": True, "use_forget_gate": False, "num_householder": 1},
         fixed=_FIXED,
         without_effect=_WITHOUT_EFFECT,
+        former_names=_FORMER_NAMES,
         tensors=_TENSORS,
         to_ours=_product_to_ours,
         to_theirs=_product_to_theirs,

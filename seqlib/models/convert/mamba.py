@@ -30,6 +30,7 @@ _WITHOUT_EFFECT = frozenset(
     | {"intermediate_size", "d_inner", "d_model", "n_layer", "fused_add_norm", "rms_norm"}
     | {"norm_before_gate", "pad_vocab_size_multiple", "ssm_cfg"}
 )
+_FORMER_NAMES = {"torch_dtype": "dtype"}
 _TENSORS = (
     (r"^model\.embed_tokens\.", "backbone.embeddings."),
     (r"^model\.norm\.", "backbone.norm_f."),
@@ -137,6 +138,7 @@ FAMILIES = (
         | {"time_step_rank": "auto"},
         fixed=_FIXED,
         without_effect=_WITHOUT_EFFECT,
+        former_names=_FORMER_NAMES,
         tensors=((r"^model\.(.*\.mixer)\.dt_bias$", r"backbone.\1.dt_proj.bias"), *_TENSORS),
         to_ours=_mamba_to_ours,
         to_theirs=_mamba_to_theirs,
@@ -151,6 +153,7 @@ FAMILIES = (
         | {"num_heads": 128, "head_dim": 64, "n_groups": 8},
         fixed=_FIXED | {"time_step_limit": ([0.0, float("inf")],)},
         without_effect=_WITHOUT_EFFECT | {"time_step_rank"},
+        former_names=_FORMER_NAMES,
         tensors=_TENSORS,
         to_ours=_mamba2_to_ours,
         to_theirs=_mamba2_to_theirs,
