@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mamba: a diagonal recurrence whose step sizes, inputs and outputs depend on the token."""
 
-from collections.abc import Callable
-
 import torch
 from seqlib_kernels import selective_scan, selective_scan_step
 from torch import Tensor, nn
 
 from .checks import check_positive, whole
-from .mamba_mixer import MambaMixer
+from .mamba_mixer import MambaMixer, Op
 from .step_sizes import fresh_dt_bias
 
 
@@ -76,9 +74,7 @@ class Mamba(MambaMixer):
     def split(self, projected: Tensor) -> tuple[Tensor, ...]:
         return projected.chunk(2, dim=-1)
 
-    def mix(
-        self, mixed: Tensor, *rest: Tensor, recur: Callable[..., tuple[Tensor, Tensor | None]]
-    ) -> tuple[Tensor, Tensor | None]:
+    def mix(self, mixed: Tensor, *rest: Tensor, recur: Op) -> tuple[Tensor, Tensor | None]:
         (z,) = rest
         dt, B, C = self.x_proj(mixed).split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         return recur(selective_scan, selective_scan_step, mixed, self.dt_proj(dt), B, C, z)

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mamba-2: one decay per head, so that the state is a matrix and chunks are matrix products."""
 
-from collections.abc import Callable
-
 import torch
 from seqlib_kernels import ssd, ssd_step
 from torch import Tensor
 
 from ..layers.norm import RMSNorm
 from .checks import check_positive, whole
-from .mamba_mixer import MambaMixer
+from .mamba_mixer import MambaMixer, Op
 from .step_sizes import fresh_dt_bias
 
 
@@ -93,9 +91,7 @@ class Mamba2(MambaMixer):
         z, mixed, dt = projected.split((self.d_inner, d_mixed, self.num_heads), dim=-1)
         return mixed, z, dt
 
-    def mix(
-        self, mixed: Tensor, *rest: Tensor, recur: Callable[..., tuple[Tensor, Tensor | None]]
-    ) -> tuple[Tensor, Tensor | None]:
+    def mix(self, mixed: Tensor, *rest: Tensor, recur: Op) -> tuple[Tensor, Tensor | None]:
         z, dt = rest
         d_group = self.n_groups * self.d_state
         x, B, C = mixed.split((self.d_inner, d_group, d_group), dim=-1)

@@ -13,6 +13,7 @@ from ..layers.short_conv import ShortConvolution
 from .base import Mixer, check_call
 from .checks import check_positive
 
+# An op, its step, or what runs one of the two: returns the output and the last state.
 Op = Callable[..., tuple[Tensor, Tensor | None]]
 
 
@@ -77,9 +78,7 @@ class MambaMixer(Mixer):
         """What in_proj gives, as: inputs of the convolution [B, T, d_mixed], and the rest."""
 
     @abstractmethod
-    def mix(
-        self, mixed: Tensor, *rest: Tensor, recur: Callable[..., tuple[Tensor, Tensor | None]]
-    ) -> tuple[Tensor, Tensor | None]:
+    def mix(self, mixed: Tensor, *rest: Tensor, recur: Op) -> tuple[Tensor, Tensor | None]:
         """From the convolution's outputs [B, T, d_mixed] to [B, T, d_inner] and the last state.
 
         Args:
