@@ -14,6 +14,10 @@ from seqlib_kernels.delta_rule import launch as delta_rule_launch
 from seqlib_kernels.delta_rule.launch import LAUNCH as DELTA_RULE
 from seqlib_kernels.linear_scan import kernels as linear_scan
 from seqlib_kernels.linear_scan.launch import LAUNCH as LINEAR_SCAN
+from seqlib_kernels.selective_scan import kernels as selective_scan
+from seqlib_kernels.selective_scan.launch import LAUNCH as SELECTIVE_SCAN
+from seqlib_kernels.ssd import kernels as ssd
+from seqlib_kernels.ssd.launch import LAUNCH as SSD
 from torch import Tensor
 
 BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
@@ -59,6 +63,31 @@ def _linear_scan(dtype: torch.dtype, width: int, *, full: bool) -> None:
     linear_scan.backward(x, x, h0, x, state, packed, x, x, state, full)
 
 
+def _selective_scan(dtype: torch.dtype, width: int, *, full: bool) -> None:
+    """Both passes with every option, or with none."""
+    B, T, D, N, wide = 1 if full else 2, 256, min(width, 1024), 16, state_dtype(dtype)
+    x, shared = _meta(B, T, D, dtype=dtype), _meta(B, T, 2, N, dtype=dtype)
+    A, channel = _meta(D, N, dtype=wide), _meta(D, dtype=wide) if full else None
+    h0 = _meta(3, D, N, dtype=wide) if full else None
+    tensors = (x, x, A, shared, shared, channel, x if full else None, channel, h0)
+    y, hT, states = selective_scan.forward(*tensors, _boundaries(full), full, full, True)
+    selective_scan.backward(y, hT, *tensors, _boundaries(full), states, full, full)
+    if not full:  # without states for a backward pass
+        selective_scan.forward(*tensors, None, full, full, False)
+
+
+def _ssd(dtype: torch.dtype, width: int, *, full: bool) -> None:
+    """With shared groups, step sizes, skip and packed sequences, or without any."""
+    H, P, N, wide = 4, 64, width, state_dtype(dtype)
+    batch, T, G = (1, 256, 2) if full else (2, 256, 4)
+    x, a = _meta(batch, T, H, P, dtype=dtype), _meta(batch, T, H, dtype=wide)
+    B = _meta(batch, T, G, N, dtype=dtype)
+    h0 = _meta(3, H, P, N, dtype=wide) if full else None
+    tensors = (x, B, B, a, a if full else None, a[0, 0] if full else None, h0)
+    y, hT, saved = ssd.ssd_fwd(*tensors, _boundaries(full), True)
+    ssd.ssd_bwd(y, hT, *tensors, saved, _boundaries(full))
+
+
 @dataclass(frozen=True)
 class Family:
     """A family's table, and what to compile for a row.
@@ -94,5 +123,17 @@ FAMILIES = {
             "full": {"full": True},
             "products": {"full": True, "householder": 2, "group": 2},
         },
+    ),
+    "selective_scan": Family(
+        SELECTIVE_SCAN,
+        _selective_scan,
+        {2: (BF16, F16), 4: (F32,), 8: (F64,)},
+        {"plain": {"full": False}, "full": {"full": True}},
+    ),
+    "ssd": Family(
+        SSD,
+        _ssd,
+        {2: (BF16,), 4: (F32, F16)},
+        {"plain": {"full": False}, "full": {"full": True}},
     ),
 }

@@ -151,17 +151,19 @@ def _load_states(indices, states, d0, d1):
 
 @compile_kernel
 def _load_step(step, job, u, dt, softplus_dt):
-    """Delta and Delta u, and nothing yet in the rows that add up."""
+    """Delta and Delta u, and nothing yet in rows that add up or past the last channel."""
     zero = step.dtype.type(0)
     for d in range(len(u)):
         step[_DELTA + d] = widen(dt[d]) + job[_BIAS + d]
     if softplus_dt:
         for d in range(len(u)):
             step[_DELTA + d] = softplus(step[_DELTA + d])
-    for d in range(len(u), LANES):
-        step[_DELTA + d] = zero
     for d in range(len(u)):
         step[_INPUT + d] = step[_DELTA + d] * widen(u[d])
+    for d in range(len(u), LANES):
+        step[_DELTA + d] = zero
+        step[_INPUT + d] = zero
+        step[_DY + d] = zero
     for d in range(LANES):
         step[_Y + d] = zero
         step[_DINPUT + d] = zero

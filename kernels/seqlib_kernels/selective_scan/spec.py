@@ -29,16 +29,20 @@ def _inputs(*, whole: bool, grouped: bool = False) -> Callable[..., Inputs]:
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, dtype=torch.float64, generator=generator)
 
+        def even(*shape: int) -> Tensor:
+            # Products of many normal numbers have outliers, whose rounding alone would be seen.
+            return 2 * uniform(*shape) - 1
+
         # Delta A over (-3, 0): eigenvalues over nearly all of (0, 1), or (-1, 1).
         inputs = {
-            "u": normal(B, T, D),
+            "u": even(B, T, D),
             "dt": normal(B, T, D) if whole else uniform(B, T, D),
             "A": -3 * uniform(D, N),
-            "B": normal(*shared),
-            "C": normal(*shared),
+            "B": even(*shared),
+            "C": even(*shared),
         }
         if whole:
-            inputs |= {"D": normal(D), "z": normal(B, T, D), "dt_bias": normal(D) - 1}
+            inputs |= {"D": even(D), "z": 2 * even(B, T, D), "dt_bias": normal(D) - 1}
         return inputs
 
     return make
@@ -111,7 +115,7 @@ SPEC = OpSpec(
     state_shape=lambda N, dims: (N, dims["D"], dims["N"]),
     tiles=(32,),
     launch=LAUNCH,
-    exact_cut={"cpu": 1, "triton": 32},
+    exact_cut={"cpu": 1, "triton": 16},
     # Measured on CPUs at T = 67, worst of all results: float64 9 eps, float32 12, bfloat16 1.4,
     # float16 1.6. With Delta around 30 ("dt + 30") float32 21, where the loop over time in float32
     # has 14: the rounding of Delta A is one of the exponential's argument, and |a| is close to 1.
