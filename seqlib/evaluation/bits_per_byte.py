@@ -27,7 +27,8 @@ class TextScore:
         nats: the sum over every token of the text, end-of-sequence tokens included.
         num_bytes: UTF-8 bytes of the text and one for each document's end.
         num_tokens: how many tokens were predicted.
-        protocol: how context was provided, in words, to be printed beside the score.
+        protocol: how context was provided, in words, to be printed beside the score; it also
+            says if a tokenizer without byte tokens hid text from the model.
     """
 
     bits_per_byte: float
@@ -98,6 +99,9 @@ def bits_per_byte(
                 protocol = f"sliding window of {window} tokens, stride {stride}"
     finally:
         model.train(was_training)
+    unknown = _unknown(tokenizer, tokens)
+    if unknown:
+        protocol += f", {unknown} unknown tokens, whose text was not predicted"
     score = nats / math.log(2) / num_bytes
     return TextScore(score, nats, num_bytes, len(tokens) - 1, protocol)
 
@@ -120,6 +124,12 @@ def _tokens(tokenizer: PreTrainedTokenizerFast, documents: Sequence[str]) -> Ten
     for ids in encode_documents(tokenizer, documents):
         parts += [ids, [end]]
     return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+
+
+def _unknown(tokenizer: PreTrainedTokenizerFast, tokens: Tensor) -> int:
+    """How many tokens stand for any text that the vocabulary lacks, which makes a score too low."""
+    unknown = tokenizer.unk_token_id
+    return 0 if unknown in (None, tokenizer.eos_token_id) else int((tokens == unknown).sum())
 
 
 def _carried(model: PreTrainedModel, tokens: Tensor, window: int, streams: int) -> float:

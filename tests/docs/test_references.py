@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What pages point at is there: links, files, commands, settings, measurements."""
 
+import ast
 import dataclasses
 import json
 import re
-import runpy
 
 import pytest
 from pages import PAGES, ROOT, code, name
@@ -45,10 +45,14 @@ def test_make_targets_exist(page):
 
 def recipe_settings(recipe):
     """The names of every setting of a recipe, its own and the shared ones."""
-    own = runpy.run_path(str(recipe / "train.py")).values()
-    classes = [x for x in own if isinstance(x, type) and dataclasses.is_dataclass(x)]
-    shared = [TrainSettings, DataSettings, ModelSettings]
-    return {field.name for cls in [*classes, *shared] for field in dataclasses.fields(cls)}
+    shared = (TrainSettings, DataSettings, ModelSettings)
+    names = {field.name for settings in shared for field in dataclasses.fields(settings)}
+    for script in recipe.glob("*.py"):
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                fields = (x.target for x in node.body if isinstance(x, ast.AnnAssign))
+                names |= {target.id for target in fields if isinstance(target, ast.Name)}
+    return names
 
 
 @pytest.mark.parametrize("page", sorted(ROOT.glob("recipes/*/README.md")), ids=name)

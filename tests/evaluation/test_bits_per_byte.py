@@ -5,8 +5,15 @@ import math
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from seqlib.data import byte_tokenizer, joined_bytes
@@ -119,6 +126,20 @@ def test_the_window_fits_the_model_by_default(attention, recurrent):
     score = bits_per_byte(attention, byte_tokenizer(), DOCUMENTS)
     assert score.protocol == "sliding window of 24 tokens, stride 12"
     assert "512 tokens" in bits_per_byte(recurrent, byte_tokenizer(), DOCUMENTS).protocol
+
+
+def test_text_that_a_tokenizer_hides_is_said(recurrent):
+    vocab = {"<pad>": 0, "<unk>": 1, "<s>": 2, "</s>": 3, "the": 4, "one": 5}
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", eos_token="</s>"
+    )
+    score = bits_per_byte(recurrent, tokenizer, ["the one and only", "the"])
+    assert score.protocol.endswith(", 2 unknown tokens, whose text was not predicted")
+    assert "unknown" not in bits_per_byte(recurrent, tokenizer, ["the one", "the"]).protocol
+    tokenizer.unk_token = "</s>"  # as with GPT-2, whose unknown token never occurs
+    assert "unknown" not in bits_per_byte(recurrent, tokenizer, ["the one", "the"]).protocol
 
 
 def test_a_stride_makes_a_recurrent_model_slide(recurrent):

@@ -87,7 +87,7 @@ class LaunchTable:
 
     @contextlib.contextmanager
     def forced(self, row: Launch) -> Iterator[None]:
-        """Use `row` for every launch inside the block, as tests and the tuner do."""
+        """Use `row` for every launch inside the block, as tests and the self-check do."""
         previous, self._forced = self._forced, row
         try:
             yield
