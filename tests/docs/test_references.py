@@ -12,8 +12,6 @@ from pages import PAGES, ROOT, code, name
 from bench.records import FILE
 from bench.suites import SUITES
 from seqlib.training.arguments import TrainSettings
-from seqlib.training.language_model import DataSettings
-from seqlib.training.model import ModelSettings
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=name)
 
@@ -44,10 +42,9 @@ def test_make_targets_exist(page):
 
 
 def recipe_settings(recipe):
-    """The names of every setting of a recipe, its own and the shared ones."""
-    shared = (TrainSettings, DataSettings, ModelSettings)
-    names = {field.name for settings in shared for field in dataclasses.fields(settings)}
-    for script in recipe.glob("*.py"):
+    """The names of every setting of a recipe, its own and those of the library."""
+    names = {field.name for field in dataclasses.fields(TrainSettings)}
+    for script in [*recipe.glob("*.py"), *(ROOT / "seqlib" / "training").glob("*.py")]:
         for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 fields = (x.target for x in node.body if isinstance(x, ast.AnnAssign))
