@@ -31,6 +31,7 @@ class Source:
         pattern: which files are documents.
         clean: from a file's text to documents of plain text.
         licence: the terms of its text.
+        credit: whom it is to be attributed to.
     """
 
     key: str
@@ -40,6 +41,7 @@ class Source:
     pattern: str
     clean: Callable[[str], Iterable[str]]
     licence: str
+    credit: str
 
 
 def _whole(clean: Callable[[str], str], text: str) -> list[str]:
@@ -48,27 +50,29 @@ def _whole(clean: Callable[[str], str], text: str) -> list[str]:
 
 PERL = Source(
     "perl", "perl-doc", "usr/share/perl/[0-9]*", "pod/perlfunc.pod", "**/*.pod",
-    partial(_whole, cleaning.pod), "GPL-1+ or Artistic",
+    partial(_whole, cleaning.pod), "GPL-1+ or Artistic", "Larry Wall and others",
 )  # fmt: skip
 POSTGRESQL = Source(
     "postgresql", "postgresql-doc", "usr/share/doc/postgresql-doc-[0-9]*/html", "index.html",
     "*.html", partial(_whole, cleaning.html_text), "PostgreSQL",
+    "PostgreSQL Global Development Group",
 )  # fmt: skip
 GCIDE = Source(
     "gcide", "dict-gcide", "usr/share/dictd", "gcide.dict.dz", "gcide.dict.dz",
-    cleaning.gcide, "GPL-2+",
+    cleaning.gcide, "GPL-2+", "GNU Collaborative International Dictionary of English",
 )  # fmt: skip
 LINUX = Source(
     "linux", "linux-doc", "usr/share/doc/linux-doc-[0-9]*/html/_sources", "index.rst.txt",
-    "**/*.rst.txt", partial(_whole, cleaning.rst), "GPL-2",
+    "**/*.rst.txt", partial(_whole, cleaning.rst), "GPL-2", "The kernel development community",
 )  # fmt: skip
 PYTHON = Source(
     "python", "python3-doc", "usr/share/doc/python3.*/html/_sources", "library/index.rst.txt",
-    "**/*.rst.txt", partial(_whole, cleaning.rst), "PSF-2.0",
+    "**/*.rst.txt", partial(_whole, cleaning.rst), "PSF-2.0", "Python Software Foundation",
 )  # fmt: skip
 HANDBOOK = Source(
     "handbook", "debian-handbook", "usr/share/doc/debian-handbook/html/en-US", "index.html",
     "*.html", partial(_whole, cleaning.html_text), "GPL-2+ or CC-BY-SA-3.0",
+    "Raphaël Hertzog and Roland Mas",
 )  # fmt: skip
 
 SMALL = (PERL, POSTGRESQL, GCIDE)
@@ -120,7 +124,10 @@ def debdocs(
         name=name,
         folder=VERSION.replace("debdocs", name) + suffix,
         documents=documents,
-        about={"licence": {source.package: source.licence for source in sources}},
+        about={
+            "licence": {source.package: source.licence for source in sources},
+            "attribution": {source.package: source.credit for source in sources},
+        },
         found={"versions": versions, "skipped": skipped},
     )
 

@@ -158,7 +158,9 @@ def test_debian_documents(tmp_path):
     assert len(texts) == 60 + 2, "short pages and exact duplicates are dropped"
     assert "NAME\n\n" + PROSE.rstrip() + "\n" in texts
     assert any(t.startswith("Word \\Word\\, n. A sentence") for t in texts)
-    assert set(corpus.manifest["versions"]) == {"perl-doc", "postgresql-doc", "dict-gcide"}
+    packages = {"perl-doc", "postgresql-doc", "dict-gcide"}
+    for entry in ("versions", "licence", "attribution"):
+        assert set(corpus.manifest[entry]) == packages
 
 
 def test_missing_packages_are_named(tmp_path):
