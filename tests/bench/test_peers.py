@@ -42,8 +42,9 @@ def test_peers_compute_the_op(op, contender, case, dims):
     T = 21 if op == "linear_scan" else 70  # chunks have 64 rows; jax unrolls its scan by length
     workload = Workload(op=op, case=case, B=2, T=T, dims=dims)
     problem = make_problem(workload, load_spec(op), torch.device("cpu"))
-    if contender.problem_with(problem) is not None:
-        assert case in BEYOND
+    why_not = contender.problem_with(problem)
+    if why_not is not None:
+        assert case in BEYOND or why_not.startswith("this version"), why_not
         return
     want = solve(problem)
     call = contender.prepare(problem)
