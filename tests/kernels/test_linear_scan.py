@@ -16,6 +16,10 @@ from seqlib_kernels.testing import Problem, errors, oracle, rel_err, solve
 pytestmark = pytest.mark.usefixtures("fenced_memory")
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lrnn" / "diag_scan_signed.npz"
+BACKENDS = [
+    pytest.param("cpu", id="cpu"),
+    pytest.param("triton", id="interpreted", marks=pytest.mark.interpret),
+]
 
 
 # Measured in November 2026, the worst of the four arrays (reference, CPU, interpreted):
@@ -102,6 +106,113 @@ def test_bad_step_input(changes, error, message):
     one = torch.ones(2, 1, 3)
     with pytest.raises(error, match=message):
         linear_scan_step(**{"a": one, "b": one, "state": torch.ones(2, 3), **changes})
+
+
+@pytest.mark.parametrize("D", [8, 20, 36, 100])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_channels_in_any_number(backend, D):
+    problem = Problem.draw(SPEC, SPEC.cases[0], 2, 20, {"D": D}, dtype=torch.float32)
+    found = errors(solve(linear_scan, problem, backend=backend), oracle(problem), problem)
+    assert max(found.values()) <= SPEC.tolerance[torch.float32], found
+
+
+@pytest.mark.parametrize("T", [1, 2, 15, 16, 17, 63, 64, 65, 130])
+@pytest.mark.parametrize("case", SPEC.cases, ids=lambda case: case.name)
+def test_lengths(case, T):
+    problem = Problem.draw(SPEC, case, 2, T, dtype=case.dtypes[1])
+    found = errors(solve(linear_scan, problem), oracle(problem), problem)
+    assert max(found.values()) <= SPEC.tolerance[case.dtypes[1]], found
+
+
+@pytest.mark.parametrize("case", SPEC.cases, ids=lambda case: case.name)
+def test_any_prefill_and_steps(case):
+    """Every split of a sequence in one call and single steps gives the result of the whole."""
+    T, reverse = 12, case.options.get("reverse", False)
+    problem = Problem.draw(SPEC, case, 2, T, dtype=case.dtypes[1])
+    x, h0 = problem.inputs, problem.initial_state
+    options = {**case.options, "return_final_state": True}
+    whole, last = linear_scan(**x, **options, initial_state=h0)
+    for t in range(T + 1):  # steps of the prefill
+        first, rest = (T - t, range(T - t - 1, -1, -1)) if reverse else (0, range(t, T))
+        h, state = linear_scan(**case.tokens(x, first, first + t), **options, initial_state=h0)
+        outputs = {first: h}
+        for i in rest:
+            outputs[i], state = linear_scan_step(**case.tokens(x, i, i + 1), state=state)
+        got = torch.cat([outputs[i] for i in sorted(outputs)], 1)
+        assert rel_err(got, whole) < 1e-6
+        assert rel_err(state, last, time=None) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("backend", "T"),
+    [("cpu", 32768), pytest.param("triton", 300, marks=pytest.mark.interpret, id="interpreted")],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_signs_keep_the_state(backend, T, dtype):
+    """With multipliers of exactly 1 and -1 nothing is lost, however long the sequence."""
+    a = torch.randn(1, T, 3, generator=torch.Generator().manual_seed(0)).sign().to(dtype)
+    state = torch.tensor([[1.0, -0.3, 1e-30]])
+    _, last = linear_scan(
+        a, torch.zeros_like(a), initial_state=state, return_final_state=True, backend=backend
+    )
+    assert torch.equal(last, state * a.float().prod(1))
+
+
+# numpy, which interprets kernels, says so where a product of infinities is none.
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_not_finite_stays_in_its_sequence(backend, value):
+    problem = Problem.draw(SPEC, SPEC.cases[0], 1, 30, dtype=torch.float32, lengths=(9, 12, 9))
+    want = solve(linear_scan, problem, backend=backend)
+    for name in problem.inputs:
+        spoilt = {n: x.clone() for n, x in problem.inputs.items()}
+        spoilt[name][:, 9:21] = value
+        got = solve(linear_scan, replace(problem, inputs=spoilt), backend=backend)
+        assert not got["output"][:, 9:21].isfinite().all(), f"what was in {name} vanished"
+        for n, x in got.items():
+            time = n not in ("final_state", "d_initial_state")
+            for part in (slice(0, 9), slice(21, 30)) if time else (slice(0, 1), slice(2, 3)):
+                at = (slice(None), part) if time else part
+                assert torch.equal(x[at], want[n][at]), (name, n)
+
+
+def test_lengths_never_choose_the_code():
+    from seqlib_kernels.linear_scan import kernels
+
+    for kernel in (kernels._scan, kernels._adjoint):
+        free = {p.name for p in kernel.params if p.do_not_specialize}
+        assert free == {"T"}
+        assert not any(p.is_constexpr for p in kernel.params if p.name == "T")
+
+
+@pytest.mark.interpret
+def test_launches(monkeypatch):
+    """One launch for each pass."""
+    from triton.runtime.interpreter import GridExecutor
+
+    launched, call = [], GridExecutor.__call__
+
+    def counted(self, *args, **kwargs):
+        launched.append(self.fn.__name__)
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(GridExecutor, "__call__", counted)
+    x = torch.ones(1, 3, 2, requires_grad=True)
+    linear_scan(x, x, backend="triton")[0].sum().backward()
+    assert launched == ["_scan", "_adjoint"]
+
+
+@pytest.mark.gpu
+@pytest.mark.no_fence
+def test_calls_can_be_captured_in_a_cuda_graph():
+    x = Problem.draw(SPEC, SPEC.cases[0], 2, 100, dtype=torch.float32, device="cuda").inputs
+    want, _ = linear_scan(**x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got, _ = linear_scan(**x)
+    graph.replay()
+    assert torch.equal(got, want)
 
 
 def test_no_channels():

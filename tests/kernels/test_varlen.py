@@ -103,6 +103,17 @@ def test_tensors_of_inference_mode_are_looked_at_every_time(copied):
 
 
 @each_spec
+def test_results_follow_boundaries_changed_in_place(spec):
+    problem = Problem.draw(spec, spec.cases[0], 1, 9, lengths=(4, 5))
+    before = solve(spec.op, problem)
+    problem.cu_seqlens[1] = 7
+    after = solve(spec.op, problem)
+    assert not torch.equal(after["output"], before["output"])
+    found = errors(after, oracle(problem), problem)
+    assert max(found.values()) <= spec.tolerance[problem.dtype], found
+
+
+@each_spec
 def test_ops_in_inference_mode(spec):
     case = spec.cases[0]
     problem = Problem.draw(spec, case, 1, 5, lengths=(2, 3))

@@ -17,7 +17,6 @@ from .._core.rows import (
     clear,
     compile_kernel,
     copy,
-    dot,
     dot_columns,
     dot_row,
     load_rows,
@@ -187,7 +186,8 @@ def _reverse(c, a, S, dS, residual, new, options, m, K, V, dbeta, ddecay):
     product(a.do_new, a.do, a.newT, 0, m, 0, V, 0)
     if gated:
         clear(W)
-        W[r, 0] = dot(S, dS, K)
+        for i in range(K):  # V columns alone: padding may hold what is not finite
+            W[r, 0] += dot_row(S, dS, i, V)
         for t in range(m):
             for j in range(n * t + n):
                 W[n * t + n - 1, 1 + j] = a.do_new[t, j] * c.qk[t, j]

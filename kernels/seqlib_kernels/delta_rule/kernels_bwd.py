@@ -5,17 +5,8 @@
 import triton
 import triton.language as tl
 
-from .kernels_fwd import (
-    RUNTIME,
-    SWEEP,
-    bounds,
-    chunk_at,
-    inside,
-    locate,
-    row_block,
-    segment_at,
-    state_block,
-)
+from .._core.kernels_chunks import bounds, inside, locate, products, row_block, store_rows
+from .kernels_fwd import RUNTIME, SWEEP, chunk_at, segment_at, state_block
 
 
 @triton.jit(do_not_specialize=SWEEP)
@@ -115,21 +106,6 @@ def backward_sweep(
 
 
 @triton.jit
-def products(
-    p_x, p_y, o_x, o_y, m_x, m_y,
-    WIDTH: tl.constexpr, BLOCK: tl.constexpr,
-    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """X Y' of rows of WIDTH numbers at offsets o_x and o_y."""
-    x_y = tl.zeros([o_x.shape[0], o_y.shape[0]], dtype=ACC)
-    for i in tl.range(0, WIDTH, BLOCK, disable_licm=True):
-        b_x = row_block(p_x, o_x, m_x, i, WIDTH, BLOCK).to(DOT)
-        b_y = row_block(p_y, o_y, m_y, i, WIDTH, BLOCK).to(DOT)
-        x_y = tl.dot(b_x, tl.trans(b_y), x_y, input_precision=PRECISION)
-    return x_y
-
-
-@triton.jit
 def inner(
     p_x, p_y, i_k,
     K: tl.constexpr, V: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, ACC: tl.constexpr,
@@ -142,14 +118,6 @@ def inner(
         b_x = tl.load(p_x + o_kv, mask=m_kv, other=0.0).to(ACC)
         x_y += tl.sum(b_x * tl.load(p_y + o_kv, mask=m_kv, other=0.0).to(ACC), axis=1)
     return x_y
-
-
-@triton.jit
-def store_rows(p, o_r, m_r, i, x, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Write numbers i ... i + BLOCK - 1 of rows at offsets `o_r`."""
-    o = i + tl.arange(0, BLOCK)
-    mask = m_r[:, None] & inside(o, WIDTH, BLOCK)[None, :]
-    tl.store(p + (o_r[:, None] + o[None, :]), x.to(p.dtype.element_ty), mask=mask)
 
 
 @triton.jit

@@ -5,53 +5,13 @@
 import triton
 import triton.language as tl
 
+from .._core.kernels_chunks import bounds, first_slot, inside, locate, row_block
+
 NORM_EPS = tl.constexpr(1e-6)
 SUB = tl.constexpr(16)  # rows of a diagonal block of the triangular solve
 
 RUNTIME = ["scale", "N", "T"]  # lengths and factors never choose the code
 SWEEP = [*RUNTIME, "segment"]
-
-
-@triton.jit
-def bounds(cu_seqlens, i_n, T, PACKED: tl.constexpr):
-    """The first token of sequence `i_n` and its number of tokens."""
-    if PACKED:
-        start = tl.load(cu_seqlens + i_n).to(tl.int64)
-        length = tl.load(cu_seqlens + i_n + 1).to(tl.int64) - start
-    else:
-        start = i_n * T
-        length = (T + i_n * 0).to(tl.int64)
-    return start, length
-
-
-@triton.jit
-def first_slot(cu_seqlens, i_n, T, SPAN, PACKED: tl.constexpr):
-    """The slot of a sequence's first piece of SPAN tokens; packed sequences leave slots unused."""
-    if PACKED:
-        slot = tl.load(cu_seqlens + i_n).to(tl.int64) // SPAN + i_n
-    else:
-        slot = i_n * ((T + SPAN - 1) // SPAN)
-    return slot
-
-
-@triton.jit
-def locate(cu_seqlens, i_s, N, T, SPAN, PACKED: tl.constexpr):
-    """The sequence that owns slot `i_s`, and which of its pieces of SPAN tokens sits there."""
-    if PACKED:
-        i_n = i_s * 0
-        last = i_n + N - 1
-        while i_n < last:  # bisection: the last sequence that starts at or before the slot
-            middle = (i_n + last + 1) // 2
-            if first_slot(cu_seqlens, middle, T, SPAN, PACKED) <= i_s:
-                i_n = middle
-            else:
-                last = middle - 1
-        i_c = i_s - first_slot(cu_seqlens, i_n, T, SPAN, PACKED)
-    else:
-        pieces = (T + SPAN - 1) // SPAN
-        i_n = i_s // pieces
-        i_c = i_s % pieces
-    return i_n, i_c
 
 
 @triton.jit
@@ -89,24 +49,6 @@ def chunk_at(start, length, i_c, NH: tl.constexpr, C: tl.constexpr, Q: tl.conste
     first = (start * 0 + i_c) * (C // NH)  # 64 bits, also where i_c counts in 32
     left = tl.minimum(length - first, C // NH).to(tl.int32)
     return start + first, tl.arange(0, C) < left * NH, tl.arange(0, Q) < left
-
-
-@triton.jit
-def inside(o, n: tl.constexpr, BLOCK: tl.constexpr):
-    """Which columns of a block exist; where blocks fit exactly no mask is left in the code."""
-    if n % BLOCK == 0:
-        mask = tl.full([BLOCK], 1, dtype=tl.int1)
-    else:
-        mask = o < n
-    return mask
-
-
-@triton.jit
-def row_block(p, o_r, m_r, i, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Numbers i ... i + BLOCK - 1 of rows at offsets `o_r`, zeros where there are none."""
-    o = i + tl.arange(0, BLOCK)
-    mask = m_r[:, None] & inside(o, WIDTH, BLOCK)[None, :]
-    return tl.load(p + (o_r[:, None] + o[None, :]), mask=mask, other=0.0)
 
 
 @triton.jit

@@ -5,7 +5,8 @@
 import triton
 import triton.language as tl
 
-from .kernels_fwd import bounds, first_slot, inside, state_block
+from .._core.kernels_chunks import bounds, first_slot, inside
+from .kernels_fwd import state_block
 
 
 @triton.jit(do_not_specialize=["N", "T", "segment"])
