@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from .._core.chunks import itemsize
-from .._core.spec import Case, Inputs, OpSpec
+from .._core.spec import TOL, Case, Inputs, OpSpec
 from . import reference
 from .launch import LAUNCH
 from .op import ssd
@@ -111,6 +111,9 @@ SPEC = OpSpec(
     refused_on_gpu=frozenset({torch.float64}),
     exact_cut={"cpu": 16, "triton": 64},
     spoils_chunks=frozenset({"triton"}),
+    # Measured on CPUs, T = 70, worst of all results: float32 9.3 eps, float16 1.4. bfloat16 1.7,
+    # and 2.7 on kernels whose products take bfloat16 operands.
+    tolerance={**TOL, torch.bfloat16: 4},
     # One multiplication and addition per state element and token to write, and one to read;
     # backward the former again and four for the gradients.
     flops=lambda B, T, dims, options: 4 * _updates(B, T, dims),
