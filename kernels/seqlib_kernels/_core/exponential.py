@@ -109,8 +109,7 @@ def _softplus_slope(x):
     return lambda x: one if x > LINEAR else sigmoid(x)
 
 
-@intrinsic
-def _nearest(typingctx: Any, x: Any) -> Any:
+def _rint(typingctx: Any, x: Any) -> Any:
     """`x` rounded to an integer, still a float."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -120,8 +119,7 @@ def _nearest(typingctx: Any, x: Any) -> Any:
     return types.float32(types.float32), generate
 
 
-@intrinsic
-def _scaled(typingctx: Any, x: Any, k: Any) -> Any:
+def _scale(typingctx: Any, x: Any, k: Any) -> Any:
     """x 2^k for whole -150 <= k <= 129; in two factors, because one could not be so small."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -135,3 +133,8 @@ def _scaled(typingctx: Any, x: Any, k: Any) -> Any:
         return x
 
     return types.float32(types.float32, types.float32), generate
+
+
+# Any: type checkers don't know that numba drops the first argument.
+_nearest: Any = intrinsic(_rint)
+_scaled: Any = intrinsic(_scale)

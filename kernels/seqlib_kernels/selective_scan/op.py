@@ -89,8 +89,8 @@ def selective_scan(
         )  # fmt: skip
     B, C = (x[:, :, None] if x.ndim == 3 else x for x in (B, C))
     dtype = state_dtype(u.dtype)
-    A, D, dt_bias = (None if x is None else x.to(dtype) for x in (A, D, dt_bias))
-    tensors = (u, dt, A, B, C, D, z, dt_bias, initial_state)
+    D, dt_bias = (None if x is None else x.to(dtype) for x in (D, dt_bias))
+    tensors = (u, dt, A.to(dtype), B, C, D, z, dt_bias, initial_state)
     options = (dt_softplus, negative_eigenvalues, name)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
         y, final_state = _SelectiveScan.apply(*tensors, cu_seqlens, *options)
