@@ -129,7 +129,7 @@ def _tokens(tokenizer: PreTrainedTokenizerFast, documents: Sequence[str]) -> Ten
 def _unknown(tokenizer: PreTrainedTokenizerFast, tokens: Tensor) -> int:
     """How many tokens stand for any text that the vocabulary lacks, which makes a score too low."""
     unknown = tokenizer.unk_token_id
-    return 0 if unknown in (None, tokenizer.eos_token_id) else int((tokens == unknown).sum())
+    return 0 if unknown in (None, tokenizer.eos_token_id) else tokens.tolist().count(unknown)
 
 
 def _carried(model: PreTrainedModel, tokens: Tensor, window: int, streams: int) -> float:
