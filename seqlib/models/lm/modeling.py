@@ -142,6 +142,7 @@ class SeqLMModel(SeqLMPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         cu_seqlens: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """Run the blocks.
@@ -151,11 +152,13 @@ class SeqLMModel(SeqLMPreTrainedModel):
             attention_mask: [B, T] or [B, seen + T], 0 at padding, which may stand anywhere: it
                 changes neither other outputs nor the states.
             position_ids: read only to find where packed sequences start (values 0), when B = 1
-                and there is neither a mask nor a cache; positions themselves are counted.
+                and there is neither a mask nor a cache; positions themselves are counted. Not
+                under torch.compile, which can't read values: give it `cu_seqlens`.
             past_key_values: a cache from an earlier call, continued and changed in place.
             use_cache: return a cache; not for packed sequences.
             cu_seqlens: [N+1] boundaries of sequences packed into B = 1; a mask beside it is
                 ignored.
+            cu_seq_lens_q: the same, as transformers' flattening collator calls it.
 
         Raises:
             ValueError, TypeError: arguments that do not fit together; the message names them.
@@ -165,6 +168,8 @@ class SeqLMModel(SeqLMPreTrainedModel):
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if past_key_values is not None:
             check_cache(past_key_values, len(self.layers), hidden_states.shape[0])
+        if cu_seqlens is None:
+            cu_seqlens = cu_seq_lens_q
         if cu_seqlens is None and position_ids is not None:
             cu_seqlens = boundaries(position_ids, attention_mask, past_key_values)
         if cu_seqlens is not None:
