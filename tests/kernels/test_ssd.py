@@ -281,6 +281,18 @@ def test_a_decay_of_zero_does_not_hide_a_nan_in_the_state(backend):
     assert y.isnan().all()
 
 
+@pytest.mark.parametrize("name", ["x", "dt", "B", "C"])
+def test_a_nan_stays_out_of_the_gradients_of_other_sequences(name):
+    lengths = (20, 37)
+    problem = Problem.draw(SPEC, CASES["negative"], 1, 57, dtype=torch.float32, lengths=lengths)
+    clean = solve(ssd, problem, backend="cpu")
+    problem.inputs[name][:, 9] = float("nan")
+    got = solve(ssd, problem, backend="cpu")
+    for n in ("x", "dt", "B", "C"):
+        assert torch.equal(got[f"d_{n}"][:, 20:], clean[f"d_{n}"][:, 20:]), n
+    assert any(got[f"d_{n}"][:, :20].isnan().any() for n in ("x", "dt", "B", "C"))
+
+
 # Equal by definition.
 
 

@@ -13,7 +13,7 @@ from .._core.backend import resolve
 from .._core.checks import check_device, check_same, check_shape, check_state
 from .._core.dtypes import state_dtype
 from .._core.ops import define_op
-from .._core.varlen import check_boundaries, check_cu_seqlens
+from .._core.varlen import check_boundaries, check_cu_seqlens, on_device
 from . import reference
 
 
@@ -57,7 +57,8 @@ def ssd(
         initial_state: [Nseq, H, P, N] state before the first token, zeros by default; Nseq is B,
             or the number of packed sequences.
         return_final_state: also return the state after the last token.
-        cu_seqlens: [Nseq+1] int32 or int64 boundaries of sequences packed into batch 1.
+        cu_seqlens: [Nseq+1] int32 or int64 boundaries of sequences packed into batch 1, on the
+            device of x or on the CPU, which saves a GPU a wait. A sequence may be empty.
         backend: "triton", "cpu" or "reference" instead of the one that fits the device.
 
     Returns:
@@ -222,7 +223,8 @@ def _fwd_impl(
     save: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     check_boundaries(cu_seqlens, x.shape[1])
-    return _module(backend).ssd_fwd(*_contiguous(x, B, C, a, delta, D, h0, cu_seqlens), save)
+    tensors = _contiguous(x, B, C, a, delta, D, h0, on_device(cu_seqlens, x))
+    return _module(backend).ssd_fwd(*tensors, save)
 
 
 def _fwd_fake(
@@ -266,7 +268,7 @@ def _bwd_impl(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_boundaries(cu_seqlens, x.shape[1])
     tensors = _contiguous(dy, dhT, x, B, C, a, delta, D, h0)
-    grads = _module(backend).ssd_bwd(*tensors, list(saved), *_contiguous(cu_seqlens))
+    grads = _module(backend).ssd_bwd(*tensors, list(saved), *_contiguous(on_device(cu_seqlens, x)))
     dx, dB, dC, da, ddelta, dD, dh0 = grads
     ddelta = a.new_empty(0) if ddelta is None else ddelta
     dD = a.new_empty(0) if dD is None else dD
