@@ -41,7 +41,8 @@ def load_corpus(
     Args:
         name: "pystdlib", "pystdlib-full", "debdocs" or "debdocs-s".
         train_files: paths, globs or directories of text files instead of `name`.
-        validation_files: the same for validation; 5 % of the training documents when None.
+        validation_files: the same for validation, left out of the training files; 5 % of the
+            training documents when None.
         dataset_name: a data set name or local folder for `datasets` instead of `name`.
         dataset_config: its configuration.
         text_column: where JSON lines and data sets hold the text.

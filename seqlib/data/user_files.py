@@ -20,7 +20,8 @@ def user_files(
 ) -> Preparation:
     """Text files, JSON-lines files, globs and directories as a corpus.
 
-    Every plain text file is one document, every line of a JSON-lines file is one. Without
+    Every plain text file is one document, every line of a JSON-lines file is one. A file that
+    `validation_files` name is not trained on, even if `train_files` match it as well. Without
     `validation_files`, 5 % of the documents are held out: files by the hash of their path below
     the directory or glob that was named, lines by the hash of their text; copies of a text stay
     together. When that leaves a split empty, as with a single file, texts are first cut at line
@@ -31,10 +32,13 @@ def user_files(
     and that can't be read are recorded in the manifest under `skipped`.
 
     Raises:
-        ValueError: a pattern without a match, a named file that can't be used, no usable file.
+        ValueError: a pattern without a match, a named file that can't be used, no usable file,
+            no file beside the validation files.
     """
     train = find_files("train_files", train_files)
     validation = find_files("validation_files", validation_files) if validation_files else None
+    if validation is not None:
+        train = (_without(train[0], validation[0]), train[1])
     skipped: dict[str, str] = {}
 
     def documents() -> Iterator[Document]:
@@ -59,6 +63,14 @@ def user_files(
         },
         found={"skipped": skipped},
     )
+
+
+def _without(train: Mapping[Path, str], validation: Mapping[Path, str]) -> dict[Path, str]:
+    held_out = {path.resolve() for path in validation}
+    left = {path: key for path, key in train.items() if path.resolve() not in held_out}
+    if not left:
+        raise ValueError(f"train_files: all {len(train)} files are validation_files as well")
+    return left
 
 
 def _fingerprint(files: Mapping[str, Mapping[Path, str]], text_column: str) -> str:

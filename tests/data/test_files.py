@@ -46,6 +46,18 @@ def test_validation_files_are_the_validation_split(tmp_path):
     assert corpus.manifest["splits"]["validation"]["documents"] == 1
 
 
+def test_validation_files_are_not_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "b.txt", "held_out.txt"):
+        write(tmp_path / "docs" / name, name)
+    everything = str(tmp_path / "docs")
+    corpus = load(tmp_path, everything, validation_files=["docs/held_out.txt"])
+    assert list(corpus["train"]) == ["a.txt", "b.txt"]
+    assert list(corpus["validation"]) == ["held_out.txt"]
+    with pytest.raises(ValueError, match="train_files: all 3 files are validation_files as well"):
+        load(tmp_path, everything, validation_files=["docs/*.txt"])
+
+
 def test_a_single_file_is_cut_into_pieces_that_join_to_it(tmp_path):
     corpus = load(tmp_path, write(tmp_path / "a.txt", TEXT))
     pieces = texts(corpus)
