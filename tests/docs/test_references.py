@@ -7,10 +7,12 @@ import json
 import re
 
 import pytest
+import seqlib_kernels
 from pages import PAGES, ROOT, code, name
 
 from bench.records import FILE
 from bench.suites import SUITES
+from seqlib.mixers import MIXERS
 from seqlib.training.arguments import TrainSettings
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=name)
@@ -61,6 +63,21 @@ def test_settings_exist(page):
     for piece in code(page):
         for flag in re.findall(r"(?<!\S)--([a-z]\w*)", piece):
             assert flag in known | {"setting"}
+
+
+def named_in_readme(*heading):
+    """The first cells of the README's table whose heading starts so."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    start = re.escape("".join(f"| {word} " for word in heading))
+    (table,) = re.findall(rf"^{start}\|.*\n((?:\|.*\n)+)", text, re.M)
+    return set(re.findall(r"^\| `(\w+)` \|", table, re.M))
+
+
+def test_every_op_and_every_mixer_is_in_the_readme():
+    helpers = {"BackendUnavailableError", "use_backend"}
+    ops = {op for op in seqlib_kernels.__all__ if not op.endswith("_step")} - helpers
+    assert named_in_readme("op", "what") == ops
+    assert named_in_readme("mixer", "state") == set(MIXERS)
 
 
 def test_suites_are_described():
