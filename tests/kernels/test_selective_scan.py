@@ -250,6 +250,21 @@ def test_padding_step_is_exact():
     assert dh0.isfinite().all()
 
 
+@every_backend
+def test_nan_stays_in_its_packed_sequence(backend):
+    """Backward kernels load the rows around a tile, those of other sequences too."""
+    problem = Problem.draw(SPEC, CASES["mixer"], 1, 18, dtype=torch.float32, lengths=(5, 8, 5))
+    inputs = {n: x.clone() for n, x in problem.inputs.items()}
+    for n in inputs.keys() - problem.case.constants:
+        inputs[n][:, [4, 13]] = torch.nan
+    got = solve(SPEC.op, replace(problem, inputs=inputs), backend=backend)
+    for n in inputs.keys() - problem.case.constants:
+        assert got[f"d_{n}"][:, 4].isnan().any()
+        assert not got[f"d_{n}"][:, 5:13].isnan().any(), n
+    assert not got["output"][:, 5:13].isnan().any()
+    assert not got["d_initial_state"][1].isnan().any()
+
+
 # Small and large step sizes through softplus.
 
 

@@ -167,7 +167,7 @@ def _scan(
         tl.store(y + o_row + o, b_y.to(y.dtype.element_ty), mask=m)
 
 
-@triton.jit(do_not_specialize=["T"])
+@triton.jit(do_not_specialize=["T", "part"])
 def _adjoint(
     dy, dhT, u, dt, A, B, C, skip, z, dt_bias, cu_seqlens, states,
     du, ddt, dz, parts, sums,
@@ -206,6 +206,7 @@ def _adjoint(
         row -= BT
         rest += BT
         m_t = o_t < rest
+        # The row before a tile is read, if there is one, but nothing of it is used.
         m_before = (o_t <= rest) & (o_t + row > 0)
         m_after = o_t + 1 < rest
         m = m_t & m_d
@@ -275,7 +276,7 @@ def _adjoint(
     tl.store(sums + (N + 1) * D + o_d, dbias, mask=m_d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["size"])
 def _sum_blocks(parts, dB, dC, size, blocks, BLOCK: tl.constexpr):
     """dB and dC from their parts [blocks, 2, size], block of channels after block of channels."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK).to(tl.int64)
@@ -290,7 +291,7 @@ def _sum_blocks(parts, dB, dC, size, blocks, BLOCK: tl.constexpr):
     tl.store(dC + i, c.to(dC.dtype.element_ty), mask=m)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["sequences"])
 def _sum_sequences(sums, dA, dD, ddt_bias, dh0, sequences, D, N, BLOCK: tl.constexpr):
     """dA, dD, ddt_bias and dh0 from sums [sequences, 2N + 2, D].
 
