@@ -81,8 +81,11 @@ class _Plan:
         return {**sizes, **self.math, **flags, **self.row.compile_options(kernel.__name__)}
 
     def sweep(self, kernel: Any, *, map: bool = False, **flags: bool) -> dict[str, Any]:
-        """The same for a sweep."""
-        return self.constants(kernel, self.wide, SPLIT=self.segment > 0, MAP=map, **flags)
+        """The same for a sweep, for whose forms with MAP or SPLIT a row may have options too."""
+        split = self.segment > 0
+        form = f"{kernel.__name__} {'map' if map else 'split' if split else 'whole'}"
+        constants = self.constants(kernel, self.wide, SPLIT=split, MAP=map, **flags)
+        return {**constants, **self.row.per_kernel.get(form, {})}
 
     def join(
         self, ends: Tensor, maps: Tensor, h0: Tensor | None, cu_seqlens: Tensor,

@@ -98,8 +98,7 @@ def backward_sweep(
     p_0 = dh0 + i_nh * K * V
     if SPLIT and not MAP:  # the first segment writes the gradient of its sequence's state
         p_0 = dh0 + (i_n * HV + i_h) * K * V
-        if i_g > 0:
-            return
+        m_v &= i_g + o_v * 0 == 0
     for b in tl.static_range(NB):
         o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
         tl.store(p_0 + o_kv, ds[b].to(dh0.dtype.element_ty), mask=m_kv)

@@ -284,8 +284,7 @@ def forward_sweep(
         p_t = hT + i_nh * K * V
         if OUTPUT and SPLIT:  # the last segment writes the state of its sequence
             p_t = hT + (i_n * HV + i_h) * K * V
-            if after > 0:
-                return
+            m_v &= after + o_v * 0 == 0
         for b in tl.static_range(NB):
             o_kv, m_kv = state_block(b * BK, o_v, m_v, K, V, BK)
             tl.store(p_t + o_kv, s[b].to(hT.dtype.element_ty), mask=m_kv)

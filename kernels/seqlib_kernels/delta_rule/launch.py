@@ -52,7 +52,10 @@ LAUNCH = LaunchTable(
             width=128,
             tiles={"C": 16, "BK": 64, "BV": 32},
             num_warps=8,
-            per_kernel={"forward_sweep": {"num_stages": 3}},
+            per_kernel={
+                "forward_sweep": {"num_stages": 3},
+                "forward_sweep split": {"num_stages": 1},
+            },
         ),
         Launch(
             arch="sm_90",
@@ -60,7 +63,11 @@ LAUNCH = LaunchTable(
             width=256,
             tiles={"C": 16, "BK": 64, "BV": 32},
             num_warps=8,
-            per_kernel={"forward_sweep": {"num_stages": 3}, "chunk_gradients": {"num_warps": 4}},
+            per_kernel={
+                "forward_sweep": {"num_stages": 3},
+                "backward_sweep map": {"num_stages": 1},
+                "chunk_gradients": {"num_warps": 4},
+            },
         ),
         Launch(
             arch="sm_80",
