@@ -49,7 +49,7 @@ def tracking_table(runs: Sequence[TrackedRun]) -> tuple[list[str], list[list[str
     """Header and rows for runs of one task: a row per model, over its seeds.
 
     Where every prefix is answered, the columns are sequence accuracies from the trained length
-    on, doubling; else the scaled accuracy. Several seeds stand as median (lowest to highest).
+    on, doubling; else the scaled accuracy. Seeds that differ stand as median (lowest to highest).
     """
     score = runs[0].score
     columns = {}
@@ -125,5 +125,5 @@ def by_model(runs: Iterable[TrackedRun]) -> dict[tuple[str, bool], list[TrackedR
 
 
 def _over_seeds(values: Sequence[float]) -> str:
-    middle = f"{median(values):.3f}"
-    return middle if len(values) == 1 else f"{middle} ({min(values):.3f} to {max(values):.3f})"
+    low, middle, high = (f"{value:.3f}" for value in (min(values), median(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"
