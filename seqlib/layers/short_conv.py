@@ -86,7 +86,7 @@ class ShortConvolution(nn.Module):
         if not return_state:
             return y, None
         if mask is None:
-            return y, history[:, T:]
+            return y, history[:, T:].clone()  # a view would keep the whole input in memory
         last = mask.sum(1, keepdim=True) + torch.arange(K - 1, device=x.device)  # [B,K-1]
         return y, history.gather(1, last[..., None].expand(B, K - 1, C))
 

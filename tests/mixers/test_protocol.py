@@ -51,6 +51,15 @@ def test_a_prompt_of_any_length_then_single_tokens_equal_one_call(mixer, x, dtyp
         assert error / scale < STEPS[dtype], prompt
 
 
+@pytest.mark.parametrize("rows", [slice(None), slice(0)], ids=["no tokens", "no rows either"])
+def test_a_call_without_tokens_leaves_the_state_alone(mixer, x, rows):
+    _, before = mixer(x[rows], return_state=True)
+    y, after = mixer(x[rows, :0], state=before, return_state=True)
+    assert y.shape == (len(x[rows]), 0, x.shape[2])
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_a_call_without_a_state_asked_for_returns_none(mixer, x):
     y, state = mixer(x)
     assert state is None
@@ -114,11 +123,15 @@ def test_gradients_reach_everything_through_the_state(mixer, x):
         assert got.abs().max() > 0, name
 
 
+@torch.no_grad()
 def test_states_of_recurrences_have_one_size(mixer, x):
+    """Also in memory: a state that is a part of something larger would keep all of it."""
     sizes = []
     for T in (1, 5, 9):
         _, state = mixer(x[:, :T], return_state=True)
         assert all(value.shape[0] == 3 for value in state.values())
+        for name, value in state.items():
+            assert value.untyped_storage().nbytes() == value.nbytes, name
         sizes.append(sum(value.numel() for value in state.values()))
     if mixer.layer_type == "linear_attention":
         assert len(set(sizes)) == 1
