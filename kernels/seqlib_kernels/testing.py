@@ -8,7 +8,7 @@ inputs that the kernel got. Errors are counted in units of the dtype's eps.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,17 +26,29 @@ from .ssd.spec import SPEC as SSD
 
 SPECS: tuple[OpSpec, ...] = (LINEAR_SCAN, DELTA_RULE, SELECTIVE_SCAN, SSD)
 
-__all__ = ["SPECS", "TOL", "Problem", "Report", "check_kernels", "errors", "rel_err", "solve"]
+__all__ = [
+    "SPECS",
+    "TOL",
+    "Check",
+    "Problem",
+    "Report",
+    "check_kernels",
+    "errors",
+    "list_checks",
+    "rel_err",
+    "solve",
+]
 
 
 def rel_err(got: Tensor, want: Tensor, *, time: int | None = 1) -> float:
     """RMS error relative to the RMS of the whole of `want`; the worst step of axis `time`.
 
     With `time=None`, for states, the error is that of the whole. A NaN on one side only is an
-    infinite error; equal NaNs and infinities are no error.
+    infinite error; equal NaNs and infinities are no error. A GPU compares what lies on it.
     """
     wide = torch.complex128 if want.is_complex() else torch.float64
-    got, want = got.detach().to("cpu", wide), want.detach().to("cpu", wide)
+    where = want.device if want.is_cuda else "cpu"  # other devices may lack float64
+    got, want = got.detach().to(where, wide), want.detach().to(where, wide)
     if got.shape != want.shape:
         raise ValueError(f"shapes must agree, got {tuple(got.shape)} and {tuple(want.shape)}")
     if got.numel() == 0:
@@ -228,8 +240,62 @@ def check_kernels(
         AssertionError: an error beyond its bound, with the table.
         BackendUnavailableError: the backend can't run on `device`.
     """
+    report = Report(
+        tuple(
+            check.row(check.error())
+            for check in list_checks(device, backend=backend, specs=specs, length=length)
+        )
+    )
+    if report.failures:
+        failed = Report(report.failures)
+        raise AssertionError(f"{len(failed.rows)} of {len(report.rows)} checks failed\n{failed}")
+    return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One case of a family in one dtype, with one launch row: a line of the report."""
+
+    spec: OpSpec
+    case: Case
+    dtype: torch.dtype
+    launch: Launch | None
+    backend: str
+    device: torch.device
+    length: int
+
+    def error(self) -> float:
+        """The worst error in eps, of a batch with an initial state and of packed sequences."""
+        T = self.length
+        packed = (T // 3, 0, T - T // 3)
+        options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
+        problems = (
+            Problem.draw(self.spec, self.case, 2, T, self.case.odd, **options),
+            Problem.draw(self.spec, self.case, 1, T, self.case.odd, lengths=packed, **options),
+        )
+        with launch_forced(self.spec, self.launch):
+            return max(
+                max(errors(solve(self.spec.op, p, backend=self.backend), oracle(p), p).values())
+                for p in problems
+            )
+
+    def row(self, error: float) -> tuple[str, str, str, str, float, float]:
+        """op, case, launch row, dtype, `error` and its bound."""
+        launch = f"{self.backend} {'-' if self.launch is None else _label(self.launch)}"
+        kind = str(self.dtype).removeprefix("torch.")
+        bound = self.spec.tolerance[self.dtype]
+        return self.spec.name, self.case.name, launch, kind, error, bound
+
+
+def list_checks(
+    device: torch.device | str | None = None,
+    *,
+    backend: str | None = None,
+    specs: Iterable[OpSpec] | None = None,
+    length: int | None = None,
+) -> Iterator[Check]:
+    """What `check_kernels` checks, for callers that run the checks one by one."""
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    rows = []
     for spec in SPECS if specs is None else specs:
         name = resolve(torch.empty(0, device=device), backend)
         T = length or 2 * max(tile_lengths(spec, name, device)) + 3
@@ -238,16 +304,15 @@ def check_kernels(
                 if device.type != "cpu" and dtype in spec.refused_on_gpu:
                     continue
                 for launch in launches(spec, name, device, dtype):
-                    error = _worst(spec, case, T, dtype, device, name, launch)
-                    label = "-" if launch is None else _label(launch)
-                    bound = spec.tolerance[dtype]
-                    kind = str(dtype).removeprefix("torch.")
-                    rows.append((spec.name, case.name, f"{name} {label}", kind, error, bound))
-    report = Report(tuple(rows))
-    if report.failures:
-        failed = Report(report.failures)
-        raise AssertionError(f"{len(failed.rows)} of {len(rows)} checks failed\n{failed}")
-    return report
+                    yield Check(
+                        spec=spec,
+                        case=case,
+                        dtype=dtype,
+                        launch=launch,
+                        backend=name,
+                        device=device,
+                        length=T,
+                    )
 
 
 def launches(
@@ -278,23 +343,3 @@ def launch_forced(spec: OpSpec, launch: Launch | None) -> contextlib.AbstractCon
 def _label(launch: Launch) -> str:
     tiles = " ".join(f"{n}={v}" for n, v in launch.tiles.items())
     return f"{launch.arch} {tiles} warps={launch.num_warps}"
-
-
-def _worst(
-    spec: OpSpec,
-    case: Case,
-    T: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    backend: str,
-    launch: Launch | None,
-) -> float:
-    packed = (T // 3, 0, T - T // 3)
-    problems = (
-        Problem.draw(spec, case, 2, T, case.odd, dtype=dtype, device=device),
-        Problem.draw(spec, case, 1, T, case.odd, dtype=dtype, device=device, lengths=packed),
-    )
-    with launch_forced(spec, launch):
-        return max(
-            max(errors(solve(spec.op, p, backend=backend), oracle(p), p).values()) for p in problems
-        )
