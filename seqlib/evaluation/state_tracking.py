@@ -3,13 +3,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from seqlib.data.state_tracking import UNASKED, TaskExamples
+
+Number = TypeVar("Number", float, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class TrackingScore:
         return self.sequence_accuracy[self.lengths.index(length)]
 
 
-def scaled_accuracy(accuracy: float, chance: float) -> float:
+def scaled_accuracy(accuracy: Number, chance: float) -> Number:
     """(accuracy - chance) / (1 - chance): 0 for a guess, 1 for all right (arXiv 2411.12537, E.1).
 
     Raises:

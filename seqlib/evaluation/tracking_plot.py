@@ -46,19 +46,19 @@ def plot_tracking(runs: Iterable[TrackedRun], path: str | os.PathLike[str]) -> P
 def _draw(panel: "Axes", task: str, runs: Sequence[TrackedRun]) -> None:
     models = list(dict.fromkeys(run.model for run in runs))
     for (model, negative), group in by_model(runs).items():
-        lengths, values = zip(*(curve(run.score) for run in group), strict=True)
+        lengths, values = curves([run.score for run in group])
         style: dict[str, Any] = {"color": f"C{models.index(model)}"}
         panel.plot(
-            lengths[0],
-            np.median(values, 0),
+            lengths,
+            np.nanmedian(values, 0),
             linestyle="-" if negative else "--",
             label=f"{model} {RANGES[negative]}",
             **style,
         )
-        panel.fill_between(
-            lengths[0], np.min(values, 0), np.max(values, 0), alpha=0.15, linewidth=0, **style
-        )
-    panel.axvline(runs[0].trained_length, linestyle=":", linewidth=1, color="grey")
+        low, high = np.nanmin(values, 0), np.nanmax(values, 0)
+        panel.fill_between(lengths, low, high, alpha=0.15, linewidth=0, **style)
+    for length in {run.trained_length for run in runs}:
+        panel.axvline(length, linestyle=":", linewidth=1, color="grey")
     prefixes = runs[0].score.sequence_accuracy is not None
     panel.set(
         xlabel="length",
@@ -70,13 +70,32 @@ def _draw(panel: "Axes", task: str, runs: Sequence[TrackedRun]) -> None:
     panel.legend(fontsize=7)
 
 
-def curve(score: TrackingScore) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths, and sequence accuracy there, or the scaled accuracy in bins of lengths."""
-    lengths = np.asarray(score.lengths, float)
-    if score.sequence_accuracy is not None:
-        return lengths, np.asarray(score.sequence_accuracy)
-    counts, values = np.asarray(score.sequences_by_length), np.asarray(score.accuracy_by_length)
-    parts = np.array_split(np.arange(len(lengths)), min(BINS, len(lengths)))
-    middles = np.asarray([np.average(lengths[p], weights=counts[p]) for p in parts])
-    right = [float(np.average(values[p], weights=counts[p])) for p in parts]
-    return middles, np.asarray([scaled_accuracy(r, score.chance) for r in right])
+def curves(scores: Sequence[TrackingScore]) -> tuple[np.ndarray, np.ndarray]:
+    """What is reached at which length, by scores of one task whose lengths need not be the same.
+
+    Returns:
+        lengths: [L] all that any of them has; where one answer ends a sequence, the middles of
+            at most BINS bins of them.
+        values: [len(scores), L] sequence accuracy, or scaled accuracy where one answer ends a
+            sequence; NaN where a score has no sequences.
+    """
+    first = scores[0]
+    prefixes = first.sequence_accuracy is not None
+    lengths = np.asarray(sorted({n for score in scores for n in score.lengths}))
+    counts = np.zeros((len(scores), len(lengths)))
+    right = np.zeros_like(counts)
+    for row, score in enumerate(scores):
+        at = np.searchsorted(lengths, score.lengths)
+        counts[row, at] = score.sequences_by_length
+        right[row, at] = score.sequence_accuracy if prefixes else score.accuracy_by_length
+    bins = len(lengths) if prefixes else min(BINS, len(lengths))
+    starts = np.arange(bins) * len(lengths) // bins
+
+    def binned(values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values, starts, axis=-1)
+
+    total = counts.sum(0)
+    middles = binned(lengths * total) / binned(total)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where there are no sequences
+        accuracy = binned(right * counts) / binned(counts)
+    return middles, accuracy if prefixes else scaled_accuracy(accuracy, first.chance)

@@ -49,18 +49,19 @@ def tracking_table(runs: Sequence[TrackedRun]) -> tuple[list[str], list[list[str
     """Header and rows for runs of one task: a row per model, over its seeds.
 
     Where every prefix is answered, the columns are sequence accuracies from the trained length
-    on, doubling; else the scaled accuracy. Seeds that differ stand as median (lowest to highest).
+    on, doubling, and at the longest length that all were tested on; else the scaled accuracy.
+    Seeds that differ stand as median (lowest to highest).
     """
-    score = runs[0].score
     columns = {}
-    if score.sequence_accuracy is None:
+    if runs[0].score.sequence_accuracy is None:
         columns["scaled accuracy"] = lambda run: run.score.scaled_accuracy
     else:
-        length = runs[0].trained_length
-        while length <= score.lengths[-1]:
-            at = length
-            columns[f"to {at}"] = lambda run, at=at: run.score.sequence_accuracy_at(at)
+        longest = min(run.score.lengths[-1] for run in runs)
+        length = min(run.trained_length for run in runs)
+        while length < longest:
+            columns[f"to {length}"] = lambda run, at=length: run.score.sequence_accuracy_at(at)
             length *= 2
+        columns[f"to {longest}"] = lambda run: run.score.sequence_accuracy_at(longest)
     columns["answers right"] = lambda run: run.score.accuracy
     header = ["model", "eigenvalues", *columns, "seeds", "minutes each"]
     rows = []
@@ -96,15 +97,17 @@ def tracking_screen(runs: Iterable[TrackedRun]) -> list[Table]:
 
 def caption(runs: Sequence[TrackedRun]) -> str:
     """What the table of one task shows."""
-    run = runs[0]
-    score = run.score
-    prefixes = score.sequence_accuracy is not None
+    scores = [run.score for run in runs]
+    prefixes = scores[0].sequence_accuracy is not None
     shown = "sequences with all answers right" if prefixes else "(accuracy - chance) / (1 - chance)"
-    low = "" if prefixes else f"{score.lengths[0]} to "
+    tested = [score.lengths[-1] for score in scores]
+    if not prefixes:
+        tested += [score.lengths[0] for score in scores]
     return (
-        f"{run.task}: {shown}, trained up to length {run.trained_length}, tested on "
-        f"{score.sequences} sequences of length {low}{score.lengths[-1]}, "
-        f"chance {score.chance:.3g} an answer"
+        f"{runs[0].task}: {shown}, trained up to length "
+        f"{_span([run.trained_length for run in runs])}, tested on "
+        f"{_span([score.sequences for score in scores])} sequences of length {_span(tested)}, "
+        f"chance {scores[0].chance:.3g} an answer"
     )
 
 
@@ -127,3 +130,8 @@ def by_model(runs: Iterable[TrackedRun]) -> dict[tuple[str, bool], list[TrackedR
 def _over_seeds(values: Sequence[float]) -> str:
     low, middle, high = (f"{value:.3f}" for value in (min(values), median(values), max(values)))
     return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"

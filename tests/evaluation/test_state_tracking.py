@@ -18,7 +18,7 @@ from seqlib.evaluation.state_tracking import (
     track,
 )
 from seqlib.evaluation.tables import markdown_table
-from seqlib.evaluation.tracking_plot import curve, plot_tracking
+from seqlib.evaluation.tracking_plot import curves, plot_tracking
 from seqlib.evaluation.tracking_report import TrackedRun, tracking_markdown, tracking_table
 
 
@@ -53,7 +53,8 @@ class Oracle(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "chance", "wanted"), [(0.5, 0.5, 0), (1, 0.2, 1), (0.6, 0.2, 0.5), (0, 0.5, -1)]
+    ("accuracy", "chance", "wanted"),
+    [(0.5, 0.5, 0), (1, 0.2, 1), (0.6, 0.2, 0.5), (0, 0.5, -1), (1 / 60, 1 / 60, 0), (0.3, 0, 0.3)],
 )
 def test_a_guess_is_zero_and_all_right_is_one(accuracy, chance, wanted):
     assert scaled_accuracy(accuracy, chance) == pytest.approx(wanted)
@@ -191,10 +192,67 @@ def test_curves_of_single_answers_are_averages_over_bins_of_lengths():
         accuracy_by_length=[1.0 if n < 148 else 0.5 for n in lengths],
         sequence_accuracy=None,
     ).score
-    at, values = curve(score)
-    assert len(at) == len(values) == 12
+    at, values = curves([score])
+    assert at.shape == (12,)
+    assert values.shape == (1, 12)
     assert (np.diff(at) > 0).all()
-    np.testing.assert_allclose(values, np.repeat([1.0, 0.0], 6), atol=0.06)
+    np.testing.assert_allclose(values[0], np.repeat([1.0, 0.0], 6), atol=0.06)
+
+
+def drawn(*lengths, right=1.0):
+    """A run whose test drew these lengths, with one answer each."""
+    n = len(lengths)
+    return run(
+        seed=sum(lengths),
+        lengths=list(lengths),
+        sequences_by_length=[1] * n,
+        accuracy_by_length=[right] * n,
+        sequence_accuracy=None,
+    )
+
+
+def prefixes(longest, **options):
+    n = longest
+    return run(
+        lengths=list(range(1, n + 1)),
+        sequences_by_length=[4] * n,
+        accuracy_by_length=[0.9] * n,
+        sequence_accuracy=[1 - i / 100 for i in range(n)],
+        **options,
+    )
+
+
+def test_seeds_that_drew_other_lengths_make_one_curve():
+    at, values = curves([drawn(8, 9, 11).score, drawn(8, 12, right=0.5).score])
+    assert at.tolist() == [8, 9, 11, 12]
+    np.testing.assert_array_equal(values, [[1, 1, 1, np.nan], [0, np.nan, np.nan, 0]])
+    at, values = curves([prefixes(3).score, prefixes(2).score])
+    assert at.tolist() == [1, 2, 3]
+    np.testing.assert_allclose(values, [[1, 0.99, 0.98], [1, 0.99, np.nan]])
+
+
+@pytest.mark.parametrize(
+    "runs", [[drawn(8, 9, 11), drawn(8, 12)], [prefixes(13), prefixes(11, seed=1)]]
+)
+def test_seeds_that_drew_other_lengths_are_drawn_and_listed(runs, tmp_path):
+    assert plot_tracking(runs, tmp_path / "a.png").exists()
+    assert tracking_markdown(runs).count("| delta_net") == 1
+
+
+def test_columns_end_at_the_longest_length_that_all_were_tested_on():
+    header, _ = tracking_table([prefixes(13), prefixes(11)])
+    assert header[2:-3] == ["to 4", "to 8", "to 11"]
+    header, _ = tracking_table([prefixes(8)])
+    assert header[2:-3] == ["to 4", "to 8"]
+    header, _ = tracking_table([prefixes(3)])  # shorter than trained on
+    assert header[2:-3] == ["to 3"]
+
+
+def test_a_caption_holds_for_all_of_its_runs():
+    text = tracking_markdown([prefixes(13), prefixes(11, sequences=9, chance=1 / 60)])
+    assert "tested on 4 to 9 sequences of length 11 to 13" in text
+    text = tracking_markdown([prefixes(13, chance=1 / 60)])
+    assert "tested on 4 sequences of length 13, chance 0.0167 an answer" in text
 
 
 def test_the_plot_is_a_png_with_a_panel_per_task(tmp_path):
