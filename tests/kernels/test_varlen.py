@@ -13,9 +13,7 @@ from seqlib_kernels._core.varlen import check_boundaries, check_cu_seqlens, on_d
 from seqlib_kernels.testing import Problem, errors, oracle, solve
 
 META = torch.empty(1, 5, 3, device="meta")
-FAMILIES = ("linear_scan", "delta_rule")
-SPECS = [spec for spec in testing.SPECS if spec.name in FAMILIES]
-each_spec = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+each_spec = pytest.mark.parametrize("spec", testing.SPECS, ids=lambda spec: spec.name)
 
 
 def bounds(*values) -> torch.Tensor:

@@ -279,7 +279,7 @@ def _adjoint(
 @triton.jit(do_not_specialize=["size"])
 def _sum_blocks(parts, dB, dC, size, blocks, BLOCK: tl.constexpr):
     """dB and dC from their parts [blocks, 2, size], block of channels after block of channels."""
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK).to(tl.int64)
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     m = i < size
     b = tl.zeros([BLOCK], parts.dtype.element_ty)
     c = tl.zeros([BLOCK], parts.dtype.element_ty)

@@ -12,7 +12,7 @@ from .._core.backend import Backend, resolve
 from .._core.checks import check_device, check_same, check_shape, check_state
 from .._core.dtypes import state_dtype
 from .._core.ops import define_op
-from .._core.varlen import check_boundaries, check_cu_seqlens
+from .._core.varlen import check_boundaries, check_cu_seqlens, on_device
 from . import reference
 
 
@@ -56,7 +56,8 @@ def selective_scan(
         initial_state: [Nseq, D, N] state before the first token, zeros by default; Nseq is B, or
             the number of packed sequences.
         return_final_state: also return the state after the last token.
-        cu_seqlens: [Nseq+1] int32 or int64 boundaries of sequences packed into batch 1.
+        cu_seqlens: [Nseq+1] int32 or int64 boundaries of sequences packed into batch 1, on the
+            device of u or on the CPU, which saves a GPU a wait. A sequence may be empty.
         backend: "triton", "cpu" or "reference" instead of the one that fits the device.
 
     Returns:
@@ -65,12 +66,12 @@ def selective_scan(
 
     u, dt, z, B and C share one dtype of float64, float32, bfloat16, float16; A, D and dt_bias
     have it or float32. States and sums are float32, float64 for float64. Every input has a
-    gradient. Cost per token, channel and state: one exponential and 5 operations forward, another
-    and about 18 backward. Nothing of shape [B, T, D, N] is kept.
+    gradient. Cost per token, channel and state: one exponential and 6 operations forward, another
+    and about 21 backward. Nothing of shape [B, T, D, N] is kept.
 
     Raises:
         ValueError: shapes, dtypes or devices that disagree, D not a multiple of G, boundaries
-            out of order.
+            out of order, or on the CPU while a CUDA graph is captured.
         TypeError: something that is not a tensor, or a dtype that is not supported.
         BackendUnavailableError: a backend that can't run here.
 
@@ -208,7 +209,7 @@ def _fwd_impl(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     check_boundaries(cu_seqlens, u.shape[1])
-    tensors = _contiguous(u, dt, A, B, C, D, z, dt_bias, h0, cu_seqlens)
+    tensors = _contiguous(u, dt, A, B, C, D, z, dt_bias, h0, on_device(cu_seqlens, u))
     return _module(backend).forward(*tensors, dt_softplus, negative_eigenvalues, save)
 
 
@@ -254,7 +255,8 @@ def _bwd_impl(
     negative_eigenvalues: bool,
     backend: str,
 ) -> tuple[Tensor, ...]:
-    tensors = _contiguous(dy, dhT, u, dt, A, B, C, D, z, dt_bias, h0, cu_seqlens)
+    check_boundaries(cu_seqlens, u.shape[1])
+    tensors = _contiguous(dy, dhT, u, dt, A, B, C, D, z, dt_bias, h0, on_device(cu_seqlens, u))
     grads = _module(backend).backward(*tensors, states, dt_softplus, negative_eigenvalues)
     return tuple(A.new_empty(0) if g is None else g for g in grads)
 

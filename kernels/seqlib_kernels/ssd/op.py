@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .._core.backend import resolve
+from .._core.backend import Backend, resolve
 from .._core.checks import check_device, check_same, check_shape, check_state
 from .._core.dtypes import state_dtype
 from .._core.ops import define_op
@@ -32,7 +32,7 @@ def ssd(
     initial_state: Tensor | None = None,
     return_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
-    backend: str | None = None,
+    backend: Backend | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Run `S = a S + (Delta x) B'; y = S C + D x` along time, one decay `a` per head.
 
@@ -72,7 +72,7 @@ def ssd(
     Raises:
         ValueError: shapes, dtypes or devices that disagree, H not a multiple of G, both or
             neither of `alpha` and `dt, A`, options of `dt` beside `alpha`, boundaries out of
-            order.
+            order, or on the CPU while a CUDA graph is captured.
         TypeError: something that is not a tensor, or a dtype that is not supported.
         BackendUnavailableError: a backend that can't run here.
 
