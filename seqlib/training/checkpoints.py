@@ -2,7 +2,6 @@
 """Checkpoints that exist whole or not at all, and that only continue the model they belong to."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
+
+from seqlib.models.whole_folder import move_into_place
 
 STATE_FILE = "trainer_state.json"
 
@@ -77,13 +78,8 @@ def reading(checkpoint: str | Path | None) -> Iterator[None]:
 
 def publish(folder: Path, destination: Path) -> None:
     """Give the finished `folder` its name, once all of its bytes are on the disk."""
-    for path in sorted(folder.rglob("*")):
-        _sync(path)
-    _sync(folder)
-    if destination.exists():  # from a run whose later checkpoints were deleted by hand
-        shutil.rmtree(destination)
-    os.replace(folder, destination)
-    _sync(destination.parent)
+    # one may be there from a run whose later checkpoints were deleted by hand
+    move_into_place(folder, destination, over=True)
     folder.parent.rmdir()
 
 
@@ -152,11 +148,3 @@ def _check_vocabulary(checkpoint: Path, tokenizer: PreTrainedTokenizerBase) -> N
             f"{checkpoint} was trained with another tokenizer: {len(theirs)} tokens there and "
             f"{len(ours)} here, {len(theirs.items() & ours.items())} with the same text and id"
         )
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

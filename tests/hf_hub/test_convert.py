@@ -2,7 +2,10 @@
 """Conversion as a command on folders: what goes along, what stops it, what is left behind."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -222,3 +225,36 @@ class TestFiles:
         with pytest.raises(OSError, match="No space left"):
             convert_checkpoint(source, tmp_path / "ours")
         assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+@pytest.mark.slow
+def test_a_killed_conversion_leaves_all_or_nothing_and_the_next_one_succeeds(saved, tmp_path):
+    source = saved["sharded"]
+    script = Path(__file__).with_name("killed_conversions.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(source), str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+    def content(folder):
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    killed = int(done.stdout)
+    wanted = content(tmp_path / str(killed + 1) / "ours")
+    assert killed > 2 * len(wanted)  # files are made, then synced
+    left = []
+    for number in range(1, killed + 1):
+        folder = tmp_path / str(number) / "ours"
+        left.append(folder.exists())
+        if folder.exists():
+            assert content(folder) == wanted
+        else:
+            convert_checkpoint(source, folder)
+            assert content(folder) == wanted
+        assert [path.name for path in folder.parent.iterdir()] == ["ours"]
+    assert not left[0]
+    assert left[-1]  # killed before the folder above was synced

@@ -3,9 +3,7 @@
 
 import json
 import math
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ...mixers.names import unknown_name
 from ..lm import SeqLMConfig, SeqLMForCausalLM
 from ..lm.configuration import build_mixer
+from ..whole_folder import whole_folder
 from . import fla, mamba
 from .family import SHARED, ConversionError, Family, require
 from .tensors import plan, stored_tensors, write_tensors
@@ -40,7 +39,7 @@ def convert_checkpoint(source: str | Path, folder: str | Path) -> str:
 
     Args:
         source: a folder with config.json and safetensors files.
-        folder: new or empty; appears when all of it is written.
+        folder: new or empty; appears when all of it is on the disk.
 
     Returns:
         The `model_type` of what was written.
@@ -65,10 +64,7 @@ def convert_checkpoint(source: str | Path, folder: str | Path) -> str:
         written = None
     moves = plan(source, stored_tensors(source), config, family, from_ours)
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        growing = Path(scratch) / "checkpoint"
-        growing.mkdir()
+    with whole_folder(folder) as growing:
         write_tensors(source, growing, moves)
         for name in COMPANIONS:
             if (source / name).is_file():
@@ -78,7 +74,6 @@ def convert_checkpoint(source: str | Path, folder: str | Path) -> str:
         else:
             text = json.dumps(written, indent=2, sort_keys=True) + "\n"
             (growing / "config.json").write_text(text, encoding="utf-8")
-        os.replace(growing, folder)
     return SeqLMConfig.model_type if written is None else family.model_type
 
 
