@@ -3,6 +3,7 @@
 
 import functools
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ LAUNCH = LaunchTable(
             tiles={"C": 16, "BK": 64, "BV": 32},
             num_warps=8,
             per_kernel={
-                "forward_sweep": {"num_stages": 3},
+                "backward_sweep whole": {"num_stages": 1},
                 "backward_sweep map": {"num_stages": 1},
                 "chunk_gradients": {"num_warps": 4},
             },
@@ -195,7 +196,7 @@ def segment_chunks(q: Tensor, v: Tensor, num_householder: int, sequences: int) -
     chunks = (B * T // sequences + tokens - 1) // tokens  # of the average sequence
     programs = sequences * HV * ((V + BV - 1) // BV)
     # sym_min: under torch.compile lengths are symbols, and min would bind the graph to an order
-    segments = torch.sym_min(processors // programs, chunks // SPLIT.chunks)
+    segments = cast(int, torch.sym_min(processors // programs, chunks // SPLIT.chunks))
     return (chunks + segments - 1) // segments if segments >= SPLIT.segments else 0
 
 
