@@ -162,6 +162,11 @@ CONFIGS = [
     ({"num_hidden_layers": 3}, r"lacks backbone\.layers\.2\.mixer\.A_log, .* and 4 more"),
     ({"model_type": None}, "no conversion of model_type None; known: delta_net, gated_deltanet"),
     ({"model_type": "llama"}, "no conversion of model_type 'llama'"),
+    ({"model_type": ["mamba2"]}, r"no conversion of model_type \['mamba2'\]"),
+    ({"use_bias": "false"}, "use_bias must be true or false, got 'false'"),
+    ({"num_hidden_layers": None}, "num_hidden_layers must be a whole number, got None"),
+    ({"dtype": "float8"}, "dtype must be null or one of float64, .* got 'float8'"),
+    ({"dtype": [1]}, r"dtype must be null or one of float64, .* got \[1\]"),
 ]
 
 

@@ -196,8 +196,11 @@ BAD = {
     "quantization_config": ({"bits": 4}, "quantization_config = .* is no known field"),
     "architectures": (["DeltaNetModel"], r"architectures must be \['DeltaNetForCausalLM'\]"),
     "num_heads": (5, "the key size of a head must be a whole number"),
-    "hidden_size": ("32", "hidden_size"),
-    "expand_k": (None, "the configuration of 'delta_net'"),
+    "hidden_size": ("32", "hidden_size must be a whole number, got '32'"),
+    "conv_size": (True, "conv_size must be a whole number, got True"),
+    "expand_k": (None, "expand_k must be a number, got None"),
+    "allow_neg_eigval": ("false", "allow_neg_eigval must be true or false, got 'false'"),
+    "hidden_ratio": ("x", "the configuration of 'delta_net'"),
     "pad_token_id": (11, "pad_token_id must be None or below vocab_size=11"),
     "model_type": ("delta_nett", "no conversion of model_type 'delta_nett'; did you mean 'delta_n"),
 }
@@ -207,6 +210,8 @@ BAD = {
 def test_what_is_not_computed_here_is_refused(field, tmp_path):
     theirs = Checkpoint("delta_net")
     theirs.config[field], message = BAD[field]
+    if field == "hidden_ratio":
+        del theirs.config["intermediate_size"]  # which it is for
     with pytest.raises(ConversionError, match=message):
         convert_checkpoint(theirs.save(tmp_path / "theirs"), tmp_path / "ours")
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
@@ -266,6 +271,8 @@ OURS = {
         ),
         ({"architectures": ["SeqLMModel"]}, r"architectures must be \['SeqLMForCausalLM'\]"),
         ({"rope": 1}, "no configuration field 'rope'"),
+        ({"id2label": []}, "the configuration: "),
+        ({"dtype": "float8"}, "dtype must be null or one of float64, .* got 'float8'"),
     ],
 )
 def test_what_they_do_not_compute_is_refused(changes, message, tmp_path):

@@ -19,7 +19,8 @@ from transformers import (
 from transformers.models.mamba2.modeling_mamba2 import MambaRMSNormGated
 
 from seqlib.models import SeqLMConfig, SeqLMForCausalLM
-from seqlib.models.convert import convert_checkpoint
+from seqlib.models.convert import ConversionError, convert_checkpoint
+from seqlib.models.convert.checkpoint import FAMILIES as FAMILIES_OF_ALL
 from seqlib.models.convert.mamba import FAMILIES
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "state_size": 4}
@@ -149,6 +150,34 @@ def test_defaults_and_fields_are_those_of_transformers(family, cls):
     if "time_step_limit" in written:  # its infinity is read by the folder's reader
         written["time_step_limit"] = [0.0, math.inf]
     assert family.read(written)["hidden_size"] == defaults.hidden_size
+
+
+def test_flash_linear_attentions_mamba_is_the_same_under_other_names(tmp_path):
+    MambaForCausalLM(MambaConfig(**SMALL, layer_norm_epsilon=1e-3)).save_pretrained(tmp_path / "a")
+    convert_checkpoint(tmp_path / "a", tmp_path / "before")
+    path = tmp_path / "a" / "config.json"
+    config = json.loads(path.read_text())
+    config["norm_eps"] = config.pop("layer_norm_epsilon")
+    config |= {"fuse_norm": True, "fuse_cross_entropy": True, "fuse_linear_cross_entropy": False}
+    path.write_text(json.dumps({**config, "use_l2warp": False}))
+    convert_checkpoint(tmp_path / "a", tmp_path / "after")
+    for name in ("config.json", "model.safetensors"):
+        before, after = ((tmp_path / f / name).read_bytes() for f in ("before", "after"))
+        assert before == after
+
+
+@pytest.mark.parametrize("family", FAMILIES_OF_ALL, ids=lambda family: family.model_type)
+def test_values_of_another_kind_than_their_default_are_refused(family):
+    wrong = {bool: ["false", 1, None], int: ["4", 1.5, True, None], float: ["1", True, None]}
+    checked = 0
+    for name, default in family.fields.items():
+        if name.endswith("_token_id"):
+            continue
+        for value in wrong.get(type(default), []):
+            with pytest.raises(ConversionError, match=f"{name} must be .*, got {value!r}"):
+                family.read({name: value})
+            checked += 1
+    assert checked > 20
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -21,6 +21,8 @@ from .tensors import plan, stored_tensors, write_tensors
 FAMILIES = (*fla.FAMILIES, *mamba.FAMILIES)
 OURS = SeqLMForCausalLM.__name__
 
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
 # What a checkpoint may have beside configuration and weights that means the same elsewhere.
 COMPANIONS = (
     *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
@@ -32,10 +34,11 @@ COMPANIONS = (
 def convert_checkpoint(source: str | Path, folder: str | Path) -> str:
     """Write the checkpoint in `source` in the other side's terms into `folder`.
 
-    A checkpoint of flash-linear-attention's DeltaNet, Gated DeltaNet or (Gated) DeltaProduct, or
-    of transformers' Mamba or Mamba-2, becomes one of `SeqLMForCausalLM`. One of those becomes
-    what its mixers are elsewhere. Tensors keep their bits and dtypes, files their division;
-    tokenizer and generation settings are copied. Memory: one weights file.
+    A checkpoint of flash-linear-attention's DeltaNet, Gated DeltaNet, (Gated) DeltaProduct or
+    Mamba, or of transformers' Mamba or Mamba-2, becomes one of `SeqLMForCausalLM`. One of those
+    becomes what its mixers are elsewhere (Mamba: transformers'). Tensors keep their bits and
+    dtypes, files their division; tokenizer and generation settings are copied. Memory: one
+    weights file.
 
     Args:
         source: a folder with config.json and safetensors files.
@@ -87,6 +90,9 @@ def _read_config(source: Path) -> dict[str, Any]:
         raise ConversionError(f"{path} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise ConversionError(f"{path} must hold an object, got {type(found).__name__}")
+    for name in ("dtype", "torch_dtype"):
+        value = found.get(name)
+        require(value in (None, *DTYPES), name, f"null or one of {', '.join(DTYPES)}", value)
     return found
 
 
@@ -100,7 +106,7 @@ def _number(value: dict[str, Any]) -> Any:
 def _family(found: dict[str, Any]) -> Family:
     known = {family.model_type: family for family in FAMILIES}
     model_type = found.get("model_type")
-    if model_type not in known:
+    if not isinstance(model_type, str) or model_type not in known:
         raise ConversionError(
             str(unknown_name("conversion of model_type", model_type, [*known, "seqlib_lm"]))
         )
@@ -130,7 +136,7 @@ def _ours(found: dict[str, Any]) -> tuple[Family, SeqLMConfig]:
     _check_architecture(found, OURS)
     try:
         config = SeqLMConfig.from_dict(found)
-    except (ValueError, TypeError, StrictDataclassError) as error:
+    except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ConversionError(f"the configuration: {error.__cause__ or error}") from error
     known = {family.mixer: family for family in FAMILIES}
     mixers = sorted(set(config.block_types or ()))

@@ -32,7 +32,7 @@ class Family:
         fields: theirs that are translated, with their defaults.
         fixed: theirs that select something, with the values that we compute, the usual first.
         without_effect: theirs that do not change what a trained model computes.
-        former_names: earlier names of `fields`.
+        former_names: other names of `fields`, of earlier files or of another library.
         tensors: (pattern, replacement) from our names of tensors to theirs, tried in order.
         to_ours: from all of `fields` to fields of `SeqLMConfig` beside the shared ones.
         to_theirs: from our configuration and one of its mixers to theirs, beside the shared ones.
@@ -53,7 +53,8 @@ class Family:
         """The values of all `fields` in their configuration.
 
         Raises:
-            ConversionError: a value that we do not compute, or a field nobody here knows.
+            ConversionError: a value that we do not compute or of another kind than the default,
+                or a field nobody here knows.
         """
         found = dict(self.fields)
         ignored = self.without_effect | _generic()
@@ -63,6 +64,7 @@ class Family:
                 value == config.get(name, value), former, f"{config.get(name)!r} as {name}", value
             )
             if name in self.fields:
+                _check_kind(former, self.fields[name], value)
                 found[name] = value
             elif name in self.fixed:
                 if value not in self.fixed[name]:
@@ -91,6 +93,19 @@ def require(holds: bool, name: str, rule: str, value: object) -> None:
     """Raise a `ConversionError` that names the field, the rule and the value unless it holds."""
     if not holds:
         raise ConversionError(f"{name} must be {rule}, got {value!r}")
+
+
+def _check_kind(name: str, default: Any, value: Any) -> None:
+    """Hold a value to the kind of its default: a text such as "false" would count as true."""
+    if not isinstance(default, bool | int | float) or name.endswith("_token_id"):
+        return  # what may be None is checked by our configuration
+    kind, rule = {
+        bool: (bool, "true or false"),
+        int: (int, "a whole number"),
+        float: (int | float, "a number"),
+    }[type(default)]
+    fits = isinstance(value, kind) and isinstance(value, bool) == isinstance(default, bool)
+    require(fits, name, rule, value)
 
 
 def _generic() -> set[str]:

@@ -22,7 +22,7 @@ _FIELDS: dict[str, Any] = {
     "dtype": None,
     "max_position_embeddings": 2048,
     "norm_eps": 1e-6,
-    "hidden_ratio": 4,
+    "hidden_ratio": None,  # 4
     "intermediate_size": None,
     "use_short_conv": True,
     "conv_size": 4,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mamba and Mamba-2 as transformers stores them."""
+"""Mamba and Mamba-2 as transformers stores them, and Mamba as flash-linear-attention does."""
 
 from typing import Any
 
@@ -31,6 +31,11 @@ _WITHOUT_EFFECT = frozenset(
     | {"norm_before_gate", "pad_vocab_size_multiple", "ssm_cfg"}
 )
 _FORMER_NAMES = {"torch_dtype": "dtype"}
+# flash-linear-attention stores the same tensors of Mamba under the same model_type
+_FLA_NAMES = {"norm_eps": "layer_norm_epsilon"}
+_FLA_WITHOUT_EFFECT = {
+    *("fuse_norm", "fuse_cross_entropy", "fuse_linear_cross_entropy", "use_l2warp"),
+}
 _TENSORS = (
     (r"^model\.embed_tokens\.", "backbone.embeddings."),
     (r"^model\.norm\.", "backbone.norm_f."),
@@ -137,8 +142,8 @@ FAMILIES = (
         | {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": True}
         | {"time_step_rank": "auto"},
         fixed=_FIXED,
-        without_effect=_WITHOUT_EFFECT,
-        former_names=_FORMER_NAMES,
+        without_effect=_WITHOUT_EFFECT | _FLA_WITHOUT_EFFECT,
+        former_names=_FORMER_NAMES | _FLA_NAMES,
         tensors=((r"^model\.(.*\.mixer)\.dt_bias$", r"backbone.\1.dt_proj.bias"), *_TENSORS),
         to_ours=_mamba_to_ours,
         to_theirs=_mamba_to_theirs,

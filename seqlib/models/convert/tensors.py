@@ -18,7 +18,7 @@ from .family import ConversionError, Family
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-DTYPES = {"F64", "F32", "F16", "BF16"}
+STORED_DTYPES = {"F64", "F32", "F16", "BF16"}
 
 # Names of old files and what transformers itself reads them as.
 RENAMED = {"backbone.embedding.weight": "backbone.embeddings.weight"}
@@ -57,10 +57,10 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
             for key in keys:
                 part = handle.get_slice(key)
                 name = RENAMED.get(key, key)
-                if part.get_dtype() not in DTYPES:
+                if part.get_dtype() not in STORED_DTYPES:
+                    known = ", ".join(sorted(STORED_DTYPES))
                     raise ConversionError(
-                        f"{key} must have one of the dtypes {', '.join(sorted(DTYPES))}, got "
-                        f"{part.get_dtype()}"
+                        f"{key} must have one of the dtypes {known}, got {part.get_dtype()}"
                     )
                 if name in found:
                     raise ConversionError(f"{name} is in {found[name].file} and again in {file}")
