@@ -65,7 +65,6 @@ LAUNCH = LaunchTable(
             tiles={"C": 16, "BK": 64, "BV": 32},
             num_warps=8,
             per_kernel={
-                "backward_sweep whole": {"num_stages": 1},
                 "backward_sweep map": {"num_stages": 1},
                 "chunk_gradients": {"num_warps": 4},
             },
