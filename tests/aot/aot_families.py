@@ -15,8 +15,10 @@ from seqlib_kernels.delta_rule.launch import LAUNCH as DELTA_RULE
 from seqlib_kernels.linear_scan import kernels as linear_scan
 from seqlib_kernels.linear_scan.launch import LAUNCH as LINEAR_SCAN
 from seqlib_kernels.selective_scan import kernels as selective_scan
+from seqlib_kernels.selective_scan.arguments import Tensors as SelectiveScanTensors
 from seqlib_kernels.selective_scan.launch import LAUNCH as SELECTIVE_SCAN
 from seqlib_kernels.ssd import kernels as ssd
+from seqlib_kernels.ssd.arguments import Tensors as SSDTensors
 from seqlib_kernels.ssd.launch import LAUNCH as SSD
 from torch import Tensor
 
@@ -69,11 +71,12 @@ def _selective_scan(dtype: torch.dtype, width: int, *, full: bool) -> None:
     x, shared = _meta(B, T, D, dtype=dtype), _meta(B, T, 2, N, dtype=dtype)
     A, channel = _meta(D, N, dtype=wide), _meta(D, dtype=wide) if full else None
     h0 = _meta(3, D, N, dtype=wide) if full else None
-    tensors = (x, x, A, shared, shared, channel, x if full else None, channel, h0)
-    y, hT, states = selective_scan.forward(*tensors, _boundaries(full), full, full, True)
-    selective_scan.backward(y, hT, *tensors, _boundaries(full), states, full, full)
+    z, packed = x if full else None, _boundaries(full)
+    given = SelectiveScanTensors(x, x, A, shared, shared, channel, z, channel, h0, packed)
+    y, hT, states = selective_scan.forward(given, full, full, True)
+    selective_scan.backward(y, hT, given, states, full, full)
     if not full:  # without states for a backward pass
-        selective_scan.forward(*tensors, None, full, full, False)
+        selective_scan.forward(given, full, full, False)
 
 
 def _ssd(dtype: torch.dtype, width: int, *, full: bool) -> None:
@@ -83,9 +86,10 @@ def _ssd(dtype: torch.dtype, width: int, *, full: bool) -> None:
     x, a = _meta(batch, T, H, P, dtype=dtype), _meta(batch, T, H, dtype=wide)
     B = _meta(batch, T, G, N, dtype=dtype)
     h0 = _meta(3, H, P, N, dtype=wide) if full else None
-    tensors = (x, B, B, a, a if full else None, a[0, 0] if full else None, h0)
-    y, hT, saved = ssd.ssd_fwd(*tensors, _boundaries(full), True)
-    ssd.ssd_bwd(y, hT, *tensors, saved, _boundaries(full))
+    delta, skip = (a, a[0, 0]) if full else (None, None)
+    given = SSDTensors(x, B, B, a, delta, skip, h0, _boundaries(full))
+    y, hT, saved = ssd.forward(given, True)
+    ssd.backward(y, hT, given, saved)
 
 
 @dataclass(frozen=True)

@@ -70,3 +70,17 @@ def check_state(
     if x.dtype != dtype:
         raise TypeError(f"{name} must have dtype {dtype}, in which states are kept, got {x.dtype}")
     check_device(name, x, "the inputs", like)
+
+
+def check_parameter(
+    name: str, x: Tensor | None, dims: str, sizes: dict[str, int], first_name: str, first: Tensor
+) -> None:
+    """Hold `x`, if given, to its shape, to the device of `first`, and to its dtype or float32."""
+    if x is None:
+        return
+    check_shape(name, x, dims, sizes)
+    if x.dtype not in (first.dtype, torch.float32):
+        raise TypeError(
+            f"{name} must have dtype {first.dtype} as {first_name} or float32, got {x.dtype}"
+        )
+    check_device(name, x, first_name, first)

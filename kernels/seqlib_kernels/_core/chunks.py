@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from .backend import interpreting
 from .dtypes import state_dtype
@@ -18,11 +19,13 @@ class Arithmetic:
         dot: the dtype of dot operands; sums have the state's dtype.
         kept: the dtype of tensors that pass from kernel to kernel.
         precision: Triton's `input_precision` of dots of float32 operands.
+        exact: the same for the few products whose operands stay in the state's dtype.
     """
 
     dot: torch.dtype
     kept: torch.dtype
     precision: str
+    exact: str
 
 
 def arithmetic(dtype: torch.dtype, row: Launch) -> Arithmetic:
@@ -34,13 +37,12 @@ def arithmetic(dtype: torch.dtype, row: Launch) -> Arithmetic:
     """
     wide = state_dtype(dtype)
     if interpreting():
-        return Arithmetic(wide, dtype if dtype == torch.bfloat16 else wide, "ieee")
+        return Arithmetic(wide, dtype if dtype == torch.bfloat16 else wide, "ieee", "ieee")
     amd = torch.version.hip is not None or row.arch.startswith("gfx")
+    exact = "ieee" if amd or wide == torch.float64 else "tf32x3"
     if dtype == torch.bfloat16:
-        return Arithmetic(dtype, dtype, "ieee" if amd else "tf32")
-    if amd or wide == torch.float64:
-        return Arithmetic(wide, wide, "ieee")
-    return Arithmetic(wide, wide, "tf32" if dtype == torch.float16 else "tf32x3")
+        return Arithmetic(dtype, dtype, "ieee" if amd else "tf32", exact)
+    return Arithmetic(wide, wide, "tf32" if dtype == torch.float16 and not amd else exact, exact)
 
 
 def itemsize(dtype: torch.dtype) -> int:
@@ -53,3 +55,8 @@ def slots(batch: int, T: int, sequences: int, span: int) -> int:
     if sequences == batch:
         return batch * ((T + span - 1) // span)
     return T // span + sequences
+
+
+def or_unread(x: Tensor | None, unread: Tensor) -> Tensor:
+    """`x`, or another pointer in the place of an argument that the kernel won't read."""
+    return unread if x is None else x

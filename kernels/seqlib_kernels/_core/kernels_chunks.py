@@ -6,8 +6,11 @@ Chunks never cross a sequence. Chunk c of packed sequence n, of SPAN tokens, sit
 """
 # pyright: reportCallIssue=false, reportIndexIssue=false, reportArgumentType=false
 
+import torch
 import triton
 import triton.language as tl
+
+TL = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 
 
 @triton.jit

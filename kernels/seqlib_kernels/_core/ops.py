@@ -2,8 +2,10 @@
 """Registration of kernels as PyTorch operators, so that torch.compile sees them whole."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 # A process can define an operator once: copies of this file that travel with checkpoints have
 # other names here.
@@ -22,3 +24,8 @@ def define_op(schema: str, impl: Callable, fake: Callable) -> Callable:
     _LIBRARY.impl(name, impl, "CompositeExplicitAutograd")
     torch.library.register_fake(f"{NAMESPACE}::{name}", fake, lib=_LIBRARY)
     return getattr(getattr(torch.ops, NAMESPACE), name).default
+
+
+def contiguous(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """The tensors as kernels read them; None stays None."""
+    return tuple(None if x is None else x.contiguous() for x in tensors)

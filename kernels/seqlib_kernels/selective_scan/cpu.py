@@ -7,6 +7,7 @@ from torch import Tensor
 from .._core import alloc, threads
 from .._core.lowp import array
 from . import cpu_scan
+from .arguments import Tensors
 from .cpu_scan import LANES, PIECE
 
 
@@ -16,87 +17,65 @@ def piece_length(u: Tensor) -> int:
 
 
 def forward(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    h0: Tensor | None,
-    cu_seqlens: Tensor | None,
-    dt_softplus: bool,
-    negative_eigenvalues: bool,
-    save: bool,
+    given: Tensors, dt_softplus: bool, negative_eigenvalues: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y [B,T,D], hT [Nseq,D,N] and the states kept for `backward`; see `op.py`."""
-    plan = _Plan(u, A, B, cu_seqlens)
-    y, hT = alloc.empty(u.shape, u), alloc.empty((plan.sequences, *A.shape), A)
-    states = alloc.empty((plan.slots if save else 0, A.shape[1], A.shape[0]), A)
-    hT.copy_(h0) if h0 is not None else hT.zero_()
-    inputs = _inputs(u, dt, A, B, C, D, z, dt_bias)
-    flags = (dt_softplus, negative_eigenvalues, z is not None, save)
-    plan.run(cpu_scan.forward, inputs, array(hT), _rows(y), array(hT), array(states), flags)
+    plan, A = _Plan(given), given.A
+    y, hT = alloc.empty(given.u.shape, given.u), alloc.empty((plan.sequences, *A.shape), A)
+    slots, *sizes = given.states_shape(PIECE)
+    states = alloc.empty((slots if save else 0, *sizes), A)
+    hT.copy_(given.h0) if given.h0 is not None else hT.zero_()
+    flags = (dt_softplus, negative_eigenvalues, given.z is not None, save)
+    plan.run(cpu_scan.forward, _inputs(given), array(hT), _rows(y), array(hT), array(states), flags)
     return y, hT, states
 
 
 def backward(
     dy: Tensor,
     dhT: Tensor,
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    h0: Tensor | None,
-    cu_seqlens: Tensor | None,
+    given: Tensors,
     states: Tensor,
     dt_softplus: bool,
     negative_eigenvalues: bool,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of u, dt, A, B, C, D, z, dt_bias and h0; see `op.py`."""
-    plan = _Plan(u, A, B, cu_seqlens)
-    N = A.shape[1]
-    du, ddt = alloc.empty(u.shape, u), alloc.empty(dt.shape, dt)
-    dz = None if z is None else alloc.empty(z.shape, z)
+    plan, A, B = _Plan(given), given.A, given.B
+    D, N = A.shape
+    du, ddt = (alloc.empty(x.shape, x) for x in (given.u, given.dt))
+    dz = None if given.z is None else alloc.empty(given.z.shape, given.z)
     # Blocks of channels share in dB and dC, sequences in dA, dD and ddt_bias: parts in a fixed
     # order, so that sums don't depend on threads.
     parts = alloc.empty((2, plan.blocks, *B.shape), A)
-    sums = alloc.empty((plan.sequences, N + 2, A.shape[0]), A)
+    sums = alloc.empty((plan.sequences, N + 2, D), A)
     dh0 = alloc.empty(dhT.shape, dhT)
-    inputs = _inputs(u, dt, A, B, C, D, z, dt_bias)
     grads = (
         *(_rows(x) for x in (du, ddt, du if dz is None else dz)),
         *(array(x.flatten(1, 2)) for x in parts),
         array(sums),
         array(dh0),
     )
-    flags = (dt_softplus, negative_eigenvalues, z is not None, True)
-    plan.run(cpu_scan.backward, inputs, array(states), _rows(dy), array(dhT), grads, flags)
+    flags = (dt_softplus, negative_eigenvalues, given.z is not None, True)
+    plan.run(cpu_scan.backward, _inputs(given), array(states), _rows(dy), array(dhT), grads, flags)
     dB, dC = parts.sum(1).to(B.dtype)
     total = sums.sum(0)
-    dD = None if D is None else total[N].clone()
-    ddt_bias = None if dt_bias is None else total[N + 1].clone()
+    dD = None if given.D is None else total[N].clone()
+    ddt_bias = None if given.dt_bias is None else total[N + 1].clone()
     return du, ddt, total[:N].T.contiguous(), dB.clone(), dC.clone(), dD, dz, ddt_bias, dh0
 
 
 class _Plan:
     """How one call is cut into jobs, numbered [sequence, group, block of channels]."""
 
-    def __init__(self, u: Tensor, A: Tensor, B: Tensor, cu_seqlens: Tensor | None) -> None:
-        if cu_seqlens is None:
-            self.bounds = np.arange(u.shape[0] + 1, dtype=np.int64) * u.shape[1]
+    def __init__(self, given: Tensors) -> None:
+        batch, T, D = given.u.shape
+        self.groups, N = given.B.shape[2:]
+        if given.cu_seqlens is None:
+            self.bounds = np.arange(batch + 1, dtype=np.int64) * T
         else:
-            self.bounds = cu_seqlens.numpy().astype(np.int64)
-        self.sequences = len(self.bounds) - 1
-        self.groups = B.shape[2]
-        self.blocks = -(-(A.shape[0] // self.groups) // LANES)
-        self.slots = u.shape[0] * u.shape[1] // PIECE + self.sequences
-        self.threads = threads.count(u.numel() * A.shape[1])
+            self.bounds = given.cu_seqlens.numpy().astype(np.int64)
+        self.sequences = given.sequences
+        self.blocks = -(-(D // self.groups) // LANES)
+        self.threads = threads.count(batch * T * D * N)
 
     def run(self, kernel, *arguments) -> None:
         def work(first: int, last: int) -> None:
@@ -105,17 +84,9 @@ class _Plan:
         threads.split(work, self.sequences * self.groups * self.blocks, self.threads)
 
 
-def _inputs(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-) -> tuple[np.ndarray, ...]:
+def _inputs(given: Tensors) -> tuple[np.ndarray, ...]:
     """The inputs as the loops read them: rows of tokens, and zeros for what is not given."""
+    u, dt, A, B, C, D, z, dt_bias, *_ = given
     zeros = A.new_zeros(A.shape[0])
     D, dt_bias = (zeros if x is None else x for x in (D, dt_bias))
     z = u if z is None else z

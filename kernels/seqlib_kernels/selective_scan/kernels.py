@@ -15,99 +15,77 @@ import triton.language as tl
 from torch import Tensor
 
 from .._core import alloc
+from .arguments import Tensors
 from .launch import LAUNCH
 
 SUM = 256  # elements that one program of the sums adds up
 
 
 def forward(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    h0: Tensor | None,
-    cu_seqlens: Tensor | None,
-    dt_softplus: bool,
-    negative_eigenvalues: bool,
-    save: bool,
+    given: Tensors, dt_softplus: bool, negative_eigenvalues: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y [B,T,D], hT [Nseq,D,N] and the states kept for `backward`; see `op.py`."""
-    plan = _Plan(u, A, B, cu_seqlens)
-    y, hT = alloc.empty(u.shape, u), alloc.empty((plan.sequences, *A.shape), A)
-    states = alloc.empty((plan.slots if save else plan.sequences, A.shape[1], A.shape[0]), A)
+    plan, A = _Plan(given), given.A
+    D, N = A.shape
+    y, hT = alloc.empty(given.u.shape, given.u), alloc.empty((plan.sequences, D, N), A)
+    states = alloc.empty(plan.states if save else (plan.sequences, N, D), A)
     if plan.grid[0]:
         _scan[plan.grid](
-            u, dt, A, B, C, D, z, dt_bias, h0, cu_seqlens, y, hT, states, *plan.sizes,
+            *given, y, hT, states, *plan.sizes,
             SOFTPLUS=dt_softplus, NEGATIVE=negative_eigenvalues, KEEP=save,
             **plan.row.options("scan"),
         )  # fmt: skip
-    return y, hT, states if save else A.new_empty((0, *states.shape[1:]))
+    return y, hT, states if save else A.new_empty((0, N, D))
 
 
 def backward(
     dy: Tensor,
     dhT: Tensor,
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    h0: Tensor | None,
-    cu_seqlens: Tensor | None,
+    given: Tensors,
     states: Tensor,
     dt_softplus: bool,
     negative_eigenvalues: bool,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of u, dt, A, B, C, D, z, dt_bias and h0; see `op.py`."""
-    plan = _Plan(u, A, B, cu_seqlens)
-    N = A.shape[1]
-    du, ddt = alloc.empty(u.shape, u), alloc.empty(dt.shape, dt)
-    dz = None if z is None else alloc.empty(z.shape, z)
+    plan, A, B = _Plan(given), given.A, given.B
+    D, N = A.shape
+    du, ddt, dA, dB, dC, dD, dz, ddt_bias = (
+        None if x is None else alloc.empty(x.shape, x) for x in given[:-2]
+    )
     dh0 = alloc.empty(dhT.shape, dhT)
     # Blocks of channels share in dB and dC, sequences in dA, dD and ddt_bias: parts in a fixed
     # order, without atomics. `sums` holds the latter, and what a tile hands to the one before.
     parts = alloc.empty((plan.blocks, 2, *B.shape), A)
-    sums = alloc.empty((plan.sequences, 2 * N + 2, A.shape[0]), A)
+    sums = alloc.empty((plan.sequences, 2 * N + 2, D), A)
     if plan.grid[0]:
         _adjoint[plan.grid](
-            dy, dhT, u, dt, A, B, C, D, z, dt_bias, cu_seqlens, states,
+            dy, dhT, *given[:-2], given.cu_seqlens, states,
             du, ddt, dz, parts, sums, *plan.sizes, B.numel(),
             SOFTPLUS=dt_softplus, NEGATIVE=negative_eigenvalues, **plan.row.options("adjoint"),
         )  # fmt: skip
-    dB, dC = alloc.empty(B.shape, B), alloc.empty(C.shape, C)
-    dA = alloc.empty(A.shape, A)
-    dD, ddt_bias = (None if x is None else alloc.empty(x.shape, x) for x in (D, dt_bias))
     options = {"BLOCK": SUM, **plan.row.compile_options("sums")}
     if B.numel():
         grid = (triton.cdiv(B.numel(), SUM),)
         _sum_blocks[grid](parts, dB, dC, B.numel(), plan.blocks, **options)
-    if A.shape[0]:
-        grid = (triton.cdiv(A.shape[0], SUM), N + 2)
-        rest = (plan.sequences, A.shape[0], N)
-        _sum_sequences[grid](sums, dA, dD, ddt_bias, dh0, *rest, **options)
+    if D:
+        grid = (triton.cdiv(D, SUM), N + 2)
+        _sum_sequences[grid](sums, dA, dD, ddt_bias, dh0, plan.sequences, D, N, **options)
     return du, ddt, dA, dB, dC, dD, dz, ddt_bias, dh0
 
 
 class _Plan:
     """The launch of one call: programs are numbered [sequence, group, block of channels]."""
 
-    def __init__(self, u: Tensor, A: Tensor, B: Tensor, cu_seqlens: Tensor | None) -> None:
-        batch, T, D = u.shape
-        groups = B.shape[2]
-        self.row = LAUNCH.pick(u, D)
-        self.sequences = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
-        self.slots = batch * T // self.row.tiles["BT"] + self.sequences
+    def __init__(self, given: Tensors) -> None:
+        T, D = given.u.shape[1:]
+        groups, N = given.B.shape[2:]
+        self.row = LAUNCH.pick(given.u, D)
+        self.sequences = given.sequences
+        self.states = given.states_shape(self.row.tiles["BT"])
         self.blocks = triton.cdiv(D // groups, self.row.tiles["BD"])
         # One axis: the second axis of a CUDA grid ends at 65535.
         self.grid = (self.sequences * groups * self.blocks,)
-        self.sizes = (T, D, groups, A.shape[1])
+        self.sizes = (T, D, groups, N)
 
 
 @triton.jit(do_not_specialize=["T"])

@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .._core.backend import Backend, resolve
-from .._core.checks import check_device, check_same, check_shape, check_state
+from .._core.checks import check_parameter, check_same, check_shape, check_state
 from .._core.dtypes import state_dtype
-from .._core.ops import define_op
+from .._core.ops import contiguous, define_op
 from .._core.varlen import check_boundaries, check_cu_seqlens, on_device
 from . import reference
+from .arguments import Tensors
 
 
 def selective_scan(
@@ -78,7 +79,7 @@ def selective_scan(
     Sources: Gu & Dao, "Mamba", arXiv 2312.00752; eigenvalues in [-1, 1] as in Grazzi et al.,
     arXiv 2411.12537.
     """
-    check_inputs(u, dt, A, B, C, D, z, dt_bias, initial_state, cu_seqlens)
+    check_inputs(Tensors(u, dt, A, B, C, D, z, dt_bias, initial_state, cu_seqlens))
     name = resolve(u, backend)
     if name == "reference":
         check_boundaries(cu_seqlens, u.shape[1])
@@ -100,20 +101,9 @@ def selective_scan(
     return y, final_state if return_final_state else None
 
 
-def check_inputs(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    state_name: str = "initial_state",
-) -> None:
+def check_inputs(given: Tensors, state_name: str = "initial_state") -> None:
     """Hold the arguments to what `selective_scan` documents."""
+    u, dt, A, B, C, D, z, dt_bias, state, cu_seqlens = given
     sizes: dict[str, int] = {}
     check_shape("u", u, "B T D", sizes)
     check_shape("dt", dt, "B T D", sizes)
@@ -129,13 +119,8 @@ def check_inputs(
     if z is not None:
         check_shape("z", z, "B T D", sizes)
     check_same(("u", "dt", "B", "C", "z"), (u, dt, B, C, z))
-    for name, x in (("A", A), ("D", D), ("dt_bias", dt_bias)):
-        if x is None:
-            continue
-        check_shape(name, x, "D N" if name == "A" else "D", sizes)
-        if x.dtype not in (u.dtype, torch.float32):
-            raise TypeError(f"{name} must have dtype {u.dtype} as u or float32, got {x.dtype}")
-        check_device(name, x, "u", u)
+    for name, x, dims in (("A", A, "D N"), ("D", D, "D"), ("dt_bias", dt_bias, "D")):
+        check_parameter(name, x, dims, sizes, "u", u)
     sizes["Nseq"] = sizes["B"]
     if cu_seqlens is not None:
         sizes["Nseq"] = check_cu_seqlens(cu_seqlens, sizes["B"], u)
@@ -145,11 +130,11 @@ def check_inputs(
 
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u, dt, A, B, C, D, z, dt_bias, h0, cu_seqlens, *options):
-        tensors = (u, dt, A, B, C, D, z, dt_bias, h0, cu_seqlens)
-        y, hT, states = _fwd(*tensors, *options, True)
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        y, hT, states = _fwd(*arguments, True)
+        *tensors, dt_softplus, negative_eigenvalues, backend = arguments
         ctx.save_for_backward(*tensors, states)
-        ctx.options = options
+        ctx.options = (dt_softplus, negative_eigenvalues, backend)
         return y, hT
 
     @staticmethod
@@ -163,14 +148,16 @@ class _SelectiveScan(torch.autograd.Function):
 
 # What both backends offer, in cpu.py and in kernels.py; every tensor they get is contiguous, B and
 # C are [B,T,G,N], and A, D, dt_bias have the state's dtype:
-#   forward(u, dt, A, B, C, D, z, dt_bias, h0, cu_seqlens, dt_softplus, negative_eigenvalues, save)
-#       -> (y, hT, states)
-#   backward(dy, dhT, u, dt, A, B, C, D, z, dt_bias, h0, cu_seqlens, states, dt_softplus,
-#            negative_eigenvalues) -> (du, ddt, dA, dB, dC, dD, dz, ddt_bias, dh0)
-# Gradients of D, z and dt_bias are None where these are; that of h0 is always given. `states`
-# [slots, N, D] are those at the start of every piece of `piece_length(u)` tokens: piece i of
-# sequence number s, whose first token is row r of all tokens, has slot r // length + s + i. It is
-# empty without `save`.
+#   forward(given, dt_softplus, negative_eigenvalues, save) -> (y, hT, states)
+#   backward(dy, dhT, given, states, dt_softplus, negative_eigenvalues)
+#       -> (du, ddt, dA, dB, dC, dD, dz, ddt_bias, dh0)
+# Gradients of D, z and dt_bias are None where these are; that of h0 is always given. `states` are
+# those of `given.states_shape(piece_length(u))`, none without `save`.
+
+
+def _for_kernels(given: Tensors) -> Tensors:
+    """The tensors as the kernels read them."""
+    return Tensors(*contiguous(*given[:-1], on_device(given.cu_seqlens, given.u)))
 
 
 def _module(backend: str) -> ModuleType:
@@ -181,112 +168,48 @@ def _module(backend: str) -> ModuleType:
     return module
 
 
-def _saved(u: Tensor, A: Tensor, sequences: int, backend: str, save: bool) -> tuple[int, int, int]:
-    """The shape of `states`."""
-    if not save:
-        return 0, A.shape[1], A.shape[0]
+def _piece_length(u: Tensor, backend: str) -> int:
     if backend == "triton":
         from .launch import piece_length
     else:
         from .cpu import piece_length
-    return u.shape[0] * u.shape[1] // piece_length(u) + sequences, A.shape[1], A.shape[0]
+    return piece_length(u)
 
 
-def _fwd_impl(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    h0: Tensor | None,
-    cu_seqlens: Tensor | None,
-    dt_softplus: bool,
-    negative_eigenvalues: bool,
-    backend: str,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    check_boundaries(cu_seqlens, u.shape[1])
-    tensors = _contiguous(u, dt, A, B, C, D, z, dt_bias, h0, on_device(cu_seqlens, u))
-    return _module(backend).forward(*tensors, dt_softplus, negative_eigenvalues, save)
+def _fwd_impl(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *tensors, dt_softplus, negative_eigenvalues, backend, save = arguments
+    given = Tensors(*tensors)
+    check_boundaries(given.cu_seqlens, given.u.shape[1])
+    options = (dt_softplus, negative_eigenvalues, save)
+    return _module(backend).forward(_for_kernels(given), *options)
 
 
-def _fwd_fake(
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    h0: Tensor | None,
-    cu_seqlens: Tensor | None,
-    dt_softplus: bool,
-    negative_eigenvalues: bool,
-    backend: str,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    sequences = u.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+def _fwd_fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *tensors, _softplus, _negative, backend, save = arguments
+    given = Tensors(*tensors)
+    slots, N, D = given.states_shape(_piece_length(given.u, backend))
     return (
-        u.new_empty(u.shape),
-        A.new_empty((sequences, *A.shape)),
-        A.new_empty(_saved(u, A, sequences, backend, save)),
+        given.u.new_empty(given.u.shape),
+        given.A.new_empty((given.sequences, D, N)),
+        given.A.new_empty((slots if save else 0, N, D)),
     )
 
 
-def _bwd_impl(
-    dy: Tensor,
-    dhT: Tensor,
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    h0: Tensor | None,
-    cu_seqlens: Tensor | None,
-    states: Tensor,
-    dt_softplus: bool,
-    negative_eigenvalues: bool,
-    backend: str,
-) -> tuple[Tensor, ...]:
-    check_boundaries(cu_seqlens, u.shape[1])
-    tensors = _contiguous(dy, dhT, u, dt, A, B, C, D, z, dt_bias, h0, on_device(cu_seqlens, u))
-    grads = _module(backend).backward(*tensors, states, dt_softplus, negative_eigenvalues)
-    return tuple(A.new_empty(0) if g is None else g for g in grads)
+def _bwd_impl(dy: Tensor, dhT: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    *tensors, states, dt_softplus, negative_eigenvalues, backend = arguments
+    given = Tensors(*tensors)
+    check_boundaries(given.cu_seqlens, given.u.shape[1])
+    grads = _module(backend).backward(
+        *contiguous(dy, dhT), _for_kernels(given), states, dt_softplus, negative_eigenvalues
+    )
+    return tuple(given.A.new_empty(0) if g is None else g for g in grads)
 
 
-def _bwd_fake(
-    dy: Tensor,
-    dhT: Tensor,
-    u: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    dt_bias: Tensor | None,
-    h0: Tensor | None,
-    cu_seqlens: Tensor | None,
-    states: Tensor,
-    dt_softplus: bool,
-    negative_eigenvalues: bool,
-    backend: str,
-) -> tuple[Tensor, ...]:
-    def like(x: Tensor | None) -> Tensor:
-        return A.new_empty(0) if x is None else x.new_empty(x.shape)
-
-    return tuple(like(x) for x in (u, dt, A, B, C, D, z, dt_bias, dhT))
-
-
-def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    return tuple(None if x is None else x.contiguous() for x in tensors)
+def _bwd_fake(dy: Tensor, dhT: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    *tensors, _states, _softplus, _negative, _backend = arguments
+    given = Tensors(*tensors)
+    inputs = (*given[:-2], dhT)  # the gradient of h0 has the shape of that of hT
+    return tuple(given.A.new_empty(0) if x is None else x.new_empty(x.shape) for x in inputs)
 
 
 _INPUTS = (

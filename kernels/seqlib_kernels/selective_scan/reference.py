@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn.functional import silu, softplus
+from torch.nn.functional import silu
 
+from .._core.discretise import eigenvalues, step_sizes
 from .._core.dtypes import state_dtype
 
 
@@ -56,14 +57,6 @@ def selective_scan(
     return y, torch.cat(states) if return_final_state else None
 
 
-def step_sizes(dt: Tensor, dt_bias: Tensor | None, dt_softplus: bool, dtype: torch.dtype) -> Tensor:
-    """Delta [B,T,D] in `dtype`."""
-    delta = dt.to(dtype)
-    if dt_bias is not None:
-        delta = delta + dt_bias.to(dtype)
-    return softplus(delta) if dt_softplus else delta
-
-
 def by_channel(x: Tensor, channels: int) -> Tensor:
     """B or C as every channel reads it: [B,T,D,N], or [B,T,1,N] where all read the same."""
     if x.ndim == 3:
@@ -72,9 +65,8 @@ def by_channel(x: Tensor, channels: int) -> Tensor:
 
 
 def decay(delta: Tensor, A: Tensor, negative_eigenvalues: bool) -> Tensor:
-    """The eigenvalues [..., D, N] of a step: the map that training and generation share."""
-    e = (delta[..., None] * A).exp()
-    return 2 * e - 1 if negative_eigenvalues else e
+    """The eigenvalues [..., D, N] of a step."""
+    return eigenvalues(delta[..., None] * A, negative_eigenvalues)
 
 
 def finish(y: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:

@@ -3,9 +3,11 @@
 
 from torch import Tensor
 
+from .._core.discretise import step_sizes
 from .._core.dtypes import state_dtype
+from .arguments import Tensors
 from .op import check_inputs
-from .reference import by_channel, decay, finish, step_sizes
+from .reference import by_channel, decay, finish
 
 
 def selective_scan_step(
@@ -38,7 +40,7 @@ def selective_scan_step(
     Raises:
         ValueError, TypeError: as `selective_scan`, and for any T other than 1.
     """
-    check_inputs(u, dt, A, B, C, D, z, dt_bias, state, None, "state")
+    check_inputs(Tensors(u, dt, A, B, C, D, z, dt_bias, state, None), "state")
     if u.shape[1] != 1:
         raise ValueError(f"u must have shape (B, T, D) with T=1 in a step, got {tuple(u.shape)}")
     dtype = state_dtype(u.dtype)

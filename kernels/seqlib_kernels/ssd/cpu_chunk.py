@@ -84,7 +84,7 @@ def backward(x, B, C, a, delta, D, states, dy, dh0, grads, options, bounds, bloc
         i_b = job % blocks
         start, stop = bounds[i_n], bounds[i_n + 1]
         for i_h in range(h0, h1):
-            dD_h = D[i_h] * 0
+            dD_h = c.x.dtype.type(0)
             transpose(dS, dh0[i_n, i_h], P, N)
             for i_s in range((stop - start + SPAN - 1) // SPAN - 1, -1, -1):
                 t0 = start + i_s * SPAN

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .._core.chunks import itemsize
 from .._core.launch import INTERPRETER, Launch, LaunchTable
+from .arguments import Tensors
 
 # C tokens make a chunk; tiles of the state are [BP, BN]. The width is N, but kernels loop over
 # blocks of P and N: the last row serves any size. Which rows compile without spills was found by
@@ -36,6 +37,6 @@ def pick(B: Tensor) -> Launch:
     return LAUNCH.pick(B, B.shape[3], itemsize(B.dtype))
 
 
-def saved_shapes(x: Tensor, B: Tensor, sequences: int) -> list[tuple[tuple[int, ...], torch.dtype]]:
+def saved_shapes(given: Tensors) -> list[tuple[tuple[int, ...], torch.dtype]]:
     """Nothing is kept for the backward pass but the inputs."""
     return []

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public state-space dual: checks, operators, gradient."""
 
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -10,11 +9,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .._core.backend import Backend, resolve
-from .._core.checks import check_device, check_same, check_shape, check_state
+from .._core.checks import check_parameter, check_same, check_shape, check_state
 from .._core.dtypes import state_dtype
-from .._core.ops import define_op
+from .._core.ops import contiguous, define_op
 from .._core.varlen import check_boundaries, check_cu_seqlens, on_device
 from . import reference
+from .arguments import Decay, Tensors
 
 
 def ssd(
@@ -79,8 +79,8 @@ def ssd(
     Sources: Dao & Gu, "Transformers are SSMs", arXiv 2405.21060; signed decays as in Grazzi et
     al., arXiv 2411.12537.
     """
-    options = (dt_softplus, negative_eigenvalues)
-    check_inputs(x, dt, A, B, C, D, alpha, dt_bias, *options, initial_state, cu_seqlens)
+    decay = Decay(dt, A, alpha, dt_bias, dt_softplus, negative_eigenvalues)
+    check_inputs(x, B, C, D, decay, initial_state, cu_seqlens)
     name = resolve(x, backend)
     if name == "reference":
         check_boundaries(cu_seqlens, x.shape[1])
@@ -91,7 +91,7 @@ def ssd(
             return_final_state=return_final_state, cu_seqlens=cu_seqlens,
         )  # fmt: skip
     dtype = state_dtype(x.dtype)
-    delta, a = reference.discretise(dt, A, alpha, dt_bias, *options, dtype)
+    delta, a = reference.discretise(decay, dtype)
     D = None if D is None else D.to(dtype)
     tensors = (x, B, C, a, delta, D, initial_state)
     if torch.is_grad_enabled() and any(z is not None and z.requires_grad for z in tensors):
@@ -103,21 +103,16 @@ def ssd(
 
 def check_inputs(
     x: Tensor,
-    dt: Tensor | None,
-    A: Tensor | None,
     B: Tensor,
     C: Tensor,
     D: Tensor | None,
-    alpha: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    negative_eigenvalues: bool,
+    decay: Decay,
     state: Tensor | None,
     cu_seqlens: Tensor | None,
     state_name: str = "initial_state",
 ) -> None:
     """Hold the arguments to what `ssd` documents."""
-    _check_decay(dt, A, alpha, dt_bias, dt_softplus, negative_eigenvalues)
+    _check_choice(decay)
     sizes: dict[str, int] = {}
     check_shape("x", x, "B T H P", sizes)
     check_shape("B", B, "B T G N", sizes)
@@ -129,17 +124,12 @@ def check_inputs(
             f"B must have a number of groups G that divides H={sizes['H']}, the heads of x, "
             f"got G={sizes['G']}"
         )
-    if dt is not None:
-        check_shape("dt", dt, "B T H", sizes)
-    check_same(("x", "dt", "B", "C"), (x, dt, B, C))
-    wider = {"A": (A, "H"), "D": (D, "H"), "dt_bias": (dt_bias, "H"), "alpha": (alpha, "B T H")}
-    for name, (z, dims) in wider.items():
-        if z is None:
-            continue
-        check_shape(name, z, dims, sizes)
-        if z.dtype not in (x.dtype, torch.float32):
-            raise TypeError(f"{name} must have dtype {x.dtype} as x or float32, got {z.dtype}")
-        check_device(name, z, "x", x)
+    if decay.dt is not None:
+        check_shape("dt", decay.dt, "B T H", sizes)
+    check_same(("x", "dt", "B", "C"), (x, decay.dt, B, C))
+    for name, z in (("A", decay.A), ("D", D), ("dt_bias", decay.dt_bias)):
+        check_parameter(name, z, "H", sizes, "x", x)
+    check_parameter("alpha", decay.alpha, "B T H", sizes, "x", x)
     sizes["Nseq"] = sizes["B"]
     if cu_seqlens is not None:
         sizes["Nseq"] = check_cu_seqlens(cu_seqlens, sizes["B"], x)
@@ -147,59 +137,46 @@ def check_inputs(
         check_state(state_name, state, "Nseq H P N", sizes, state_dtype(x.dtype), x)
 
 
-def _check_decay(
-    dt: Tensor | None,
-    A: Tensor | None,
-    alpha: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    negative_eigenvalues: bool,
-) -> None:
+def _check_choice(decay: Decay) -> None:
     """Either `alpha`, or both of `dt` and `A` and their options."""
-    if alpha is None:
-        for name, z, other in (("dt", dt, "A"), ("A", A, "dt")):
+    if decay.alpha is None:
+        for name, z, other in (("dt", decay.dt, "A"), ("A", decay.A, "dt")):
             if z is None:
                 raise ValueError(f"{name} must be given with {other} unless alpha is, got None")
         return
-    given = {
-        "dt": dt is not None,
-        "A": A is not None,
-        "dt_bias": dt_bias is not None,
-        "dt_softplus": dt_softplus,
-        "negative_eigenvalues": negative_eigenvalues,
-    }
-    wrong = [name for name, is_given in given.items() if is_given]
-    if wrong:
-        raise ValueError(f"alpha must stand alone, as the decay itself, got {wrong[0]} beside it")
+    for name, z in decay._asdict().items():
+        if name != "alpha" and z is not None and z is not False:
+            raise ValueError(f"alpha must stand alone, as the decay itself, got {name} beside it")
 
 
 class _SSD(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x, B, C, a, delta, D, h0, cu_seqlens, backend):
-        y, hT, saved = _fwd(x, B, C, a, delta, D, h0, cu_seqlens, backend, True)
-        ctx.save_for_backward(x, B, C, a, delta, D, h0, cu_seqlens, *saved)
-        ctx.backend = backend
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        y, hT, saved = _fwd(*arguments, True)
+        *tensors, ctx.backend = arguments
+        ctx.save_for_backward(*tensors, *saved)
         return y, hT
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy, dhT):
+    def backward(ctx: Any, dy: Tensor, dhT: Tensor) -> tuple[Tensor | None, ...]:
         x, B, C, a, delta, D, h0, cu_seqlens, *saved = ctx.saved_tensors
-        grads = _bwd(dy, dhT, x, B, C, a, delta, D, h0, saved, cu_seqlens, ctx.backend)
-        dx, dB, dC, da, ddelta, dD, dh0 = grads
-        ddelta = None if delta is None else ddelta
-        dD = None if D is None else dD
-        dh0 = None if h0 is None else dh0
-        return dx, dB, dC, da, ddelta, dD, dh0, None, None
+        tensors = (x, B, C, a, delta, D, h0)
+        grads = _bwd(dy, dhT, *tensors, saved, cu_seqlens, ctx.backend)
+        given = (None if z is None else g for z, g in zip(tensors, grads, strict=True))
+        return *given, None, None
 
 
 # What both backends offer, in cpu.py and in kernels.py; every tensor they get is contiguous:
-#   ssd_fwd(x, B, C, a, delta, D, h0, cu_seqlens, save) -> (y, hT, saved)
-#   ssd_bwd(dy, dhT, x, B, C, a, delta, D, h0, saved, cu_seqlens)
-#       -> (dx, dB, dC, da, ddelta or None, dD or None, dh0)
-# a and delta [B,T,H] and D [H] are in the state's dtype; None: delta 1, no skip, h0 zeros.
+#   forward(given, save) -> (y, hT, saved)
+#   backward(dy, dhT, given, saved) -> (dx, dB, dC, da, ddelta or None, dD or None, dh0)
 # saved is a list of tensors for the backward pass, empty without `save`. Their shapes and
-# dtypes for tracing come from saved_shapes(x, B, Nseq) in cpu.py and launch.py.
+# dtypes for tracing come from saved_shapes(given) in cpu.py and launch.py.
+
+
+def _for_kernels(given: Tensors) -> Tensors:
+    """The tensors as the kernels read them."""
+    return Tensors(*contiguous(*given[:-1], on_device(given.cu_seqlens, given.x)))
 
 
 def _module(backend: str) -> ModuleType:
@@ -210,98 +187,40 @@ def _module(backend: str) -> ModuleType:
     return module
 
 
-def _fwd_impl(
-    x: Tensor,
-    B: Tensor,
-    C: Tensor,
-    a: Tensor,
-    delta: Tensor | None,
-    D: Tensor | None,
-    h0: Tensor | None,
-    cu_seqlens: Tensor | None,
-    backend: str,
-    save: bool,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    check_boundaries(cu_seqlens, x.shape[1])
-    tensors = _contiguous(x, B, C, a, delta, D, h0, on_device(cu_seqlens, x))
-    return _module(backend).ssd_fwd(*tensors, save)
+def _fwd_impl(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
+    *tensors, backend, save = arguments
+    given = Tensors(*tensors)
+    check_boundaries(given.cu_seqlens, given.x.shape[1])
+    return _module(backend).forward(_for_kernels(given), save)
 
 
-def _fwd_fake(
-    x: Tensor,
-    B: Tensor,
-    C: Tensor,
-    a: Tensor,
-    delta: Tensor | None,
-    D: Tensor | None,
-    h0: Tensor | None,
-    cu_seqlens: Tensor | None,
-    backend: str,
-    save: bool,
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _fwd_fake(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
+    *tensors, backend, save = arguments
+    given = Tensors(*tensors)
     if backend == "triton":
         from .launch import saved_shapes
     else:
         from .cpu import saved_shapes
-    sequences = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    saved = saved_shapes(x, B, sequences) if save else []
+    saved = saved_shapes(given) if save else []
     return (
-        x.new_empty(x.shape),
-        a.new_empty((sequences, *x.shape[2:], B.shape[3])),
-        [x.new_empty(shape, dtype=dtype) for shape, dtype in saved],
+        given.x.new_empty(given.x.shape),
+        given.a.new_empty(given.state_shape),
+        [given.x.new_empty(shape, dtype=dtype) for shape, dtype in saved],
     )
 
 
-def _bwd_impl(
-    dy: Tensor,
-    dhT: Tensor,
-    x: Tensor,
-    B: Tensor,
-    C: Tensor,
-    a: Tensor,
-    delta: Tensor | None,
-    D: Tensor | None,
-    h0: Tensor | None,
-    saved: Sequence[Tensor],
-    cu_seqlens: Tensor | None,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    check_boundaries(cu_seqlens, x.shape[1])
-    tensors = _contiguous(dy, dhT, x, B, C, a, delta, D, h0)
-    grads = _module(backend).ssd_bwd(*tensors, list(saved), *_contiguous(on_device(cu_seqlens, x)))
-    dx, dB, dC, da, ddelta, dD, dh0 = grads
-    ddelta = a.new_empty(0) if ddelta is None else ddelta
-    dD = a.new_empty(0) if dD is None else dD
-    return dx, dB, dC, da, ddelta, dD, dh0
+def _bwd_impl(dy: Tensor, dhT: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    *tensors, saved, cu_seqlens, backend = arguments
+    given = Tensors._make([*tensors, cu_seqlens])
+    check_boundaries(cu_seqlens, given.x.shape[1])
+    grads = _module(backend).backward(*contiguous(dy, dhT), _for_kernels(given), list(saved))
+    return tuple(given.a.new_empty(0) if g is None else g for g in grads)
 
 
-def _bwd_fake(
-    dy: Tensor,
-    dhT: Tensor,
-    x: Tensor,
-    B: Tensor,
-    C: Tensor,
-    a: Tensor,
-    delta: Tensor | None,
-    D: Tensor | None,
-    h0: Tensor | None,
-    saved: Sequence[Tensor],
-    cu_seqlens: Tensor | None,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return (
-        x.new_empty(x.shape),
-        B.new_empty(B.shape),
-        C.new_empty(C.shape),
-        a.new_empty(a.shape),
-        a.new_empty(0 if delta is None else delta.shape),
-        a.new_empty(0 if D is None else D.shape),
-        dhT.new_empty(dhT.shape),
-    )
-
-
-def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    return tuple(None if z is None else z.contiguous() for z in tensors)
+def _bwd_fake(dy: Tensor, dhT: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    *tensors, _h0, _saved, _cu_seqlens, _backend = arguments
+    inputs = (*tensors, dhT)  # the gradient of h0 has the shape of that of hT
+    return tuple(dhT.new_empty(0) if z is None else z.new_empty(z.shape) for z in inputs)
 
 
 _INPUTS = "Tensor x, Tensor B, Tensor C, Tensor a, Tensor? delta, Tensor? D, Tensor? h0"

@@ -5,9 +5,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from .._core.discretise import eigenvalues, step_sizes
 from .._core.dtypes import state_dtype
+from .arguments import Decay
 
 
 def ssd(
@@ -30,7 +31,8 @@ def ssd(
     batch, T, H, P = x.shape
     G, N = B.shape[2:]
     dtype = state_dtype(x.dtype)
-    delta, a = discretise(dt, A, alpha, dt_bias, dt_softplus, negative_eigenvalues, dtype)
+    decay = Decay(dt, A, alpha, dt_bias, dt_softplus, negative_eigenvalues)
+    delta, a = discretise(decay, dtype)
     a_T, x_T, B_T, C_T = (z.to(dtype).unbind(1) for z in (a, x, B, C))
     delta_T = None if delta is None else delta.unbind(1)
     bounds = [0, T] if cu_seqlens is None else cu_seqlens.tolist()
@@ -51,32 +53,11 @@ def ssd(
     return y, torch.cat(states) if return_final_state else None
 
 
-def discretise(
-    dt: Tensor | None,
-    A: Tensor | None,
-    alpha: Tensor | None,
-    dt_bias: Tensor | None,
-    dt_softplus: bool,
-    negative_eigenvalues: bool,
-    dtype: torch.dtype,
-) -> tuple[Tensor | None, Tensor]:
+def discretise(decay: Decay, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
     """The step sizes Delta (None: all 1) and the decays a, [B, T, H] in `dtype`."""
-    if dt is None or A is None:
-        if alpha is None:
+    if decay.dt is None or decay.A is None:
+        if decay.alpha is None:
             raise ValueError("alpha must be given where dt and A are not")
-        return None, alpha.to(dtype)
-    delta = dt.to(dtype).contiguous()  # sums of its gradient depend on strides
-    if dt_bias is not None:
-        delta = delta + dt_bias.to(dtype)
-    if dt_softplus:
-        delta = _softplus(delta)
-    e = (delta * A.to(dtype)).exp()
-    return delta, 2 * e - 1 if negative_eigenvalues else e
-
-
-def _softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), and x beyond 20."""
-    if x.device.type != "cpu":
-        return F.softplus(x)
-    # torch's own rounds an element by where it lies in memory: no two cuts of a batch would agree
-    return torch.where(x > 20, x, x.clamp(max=20).exp().log1p())
+        return None, decay.alpha.to(dtype)
+    delta = step_sizes(decay.dt, decay.dt_bias, decay.dt_softplus, dtype)
+    return delta, eigenvalues(delta * decay.A.to(dtype), decay.negative_eigenvalues)

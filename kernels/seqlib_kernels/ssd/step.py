@@ -4,6 +4,7 @@
 from torch import Tensor
 
 from .._core.dtypes import state_dtype
+from .arguments import Decay
 from .op import check_inputs
 from .reference import discretise
 
@@ -38,14 +39,14 @@ def ssd_step(
     Raises:
         ValueError, TypeError: as `ssd`, and for any T other than 1.
     """
-    options = (dt_softplus, negative_eigenvalues)
-    check_inputs(x, dt, A, B, C, D, alpha, dt_bias, *options, state, None, "state")
+    decay = Decay(dt, A, alpha, dt_bias, dt_softplus, negative_eigenvalues)
+    check_inputs(x, B, C, D, decay, state, None, "state")
     batch, T, H, P = x.shape
     G, N = B.shape[2:]
     if T != 1:
         raise ValueError(f"x must have shape (B, T, H, P) with T=1 in a step, got {tuple(x.shape)}")
     dtype, out_dtype = state_dtype(x.dtype), x.dtype
-    delta, a = discretise(dt, A, alpha, dt_bias, *options, dtype)
+    delta, a = discretise(decay, dtype)
     x = x.to(dtype)
     u = x if delta is None else delta[..., None] * x
     S = a.reshape(batch, G, H // G, 1, 1) * state.reshape(batch, G, H // G, P, N)
