@@ -79,7 +79,8 @@ class TrackerSettings(ModelSettings):
         for name in dict.fromkeys(self.block_types or ()):
             if "negative_eigenvalues" not in inspect.signature(mixer_class(name)).parameters:
                 continue
-            own = {"negative_eigenvalues": self.negative_eigenvalues, **options.get(name, {})}
+            own = as_mapping(f"mixer_kwargs of {name}", options.get(name))
+            own.setdefault("negative_eigenvalues", self.negative_eigenvalues)
             if own["negative_eigenvalues"] != self.negative_eigenvalues:
                 raise ValueError(
                     f"negative_eigenvalues is {self.negative_eigenvalues}, but mixer_kwargs of "

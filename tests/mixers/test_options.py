@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from seqlib_kernels import use_backend
 
 from seqlib.mixers import MIXERS, mixer_class
+from seqlib.mixers.checks import check_kinds
 
 BAD = {
     "delta_net": [
@@ -64,6 +65,25 @@ def test_an_unknown_mixer_is_answered_with_the_nearest():
         mixer_class("delta_nett")
     with pytest.raises(ValueError, match="no mixer 'xyz'; known: delta_net, delta_product"):
         mixer_class("xyz")
+
+
+WRONG = {bool: ["false", 1, None], int: ["4", 2.5, True], float: ["1e-6", True]}
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_options_from_files_have_the_kind_of_their_annotation(name):
+    build = MIXERS[name].__init__
+    options = list(inspect.signature(build).parameters.values())[2:]  # after self, hidden_size
+    check_kinds(build, {o.name: o.default for o in options}, name)
+    for option in options:
+        kind = int if option.annotation == int | None else option.annotation
+        for value in WRONG[kind]:
+            with pytest.raises(
+                TypeError, match=rf"{option.name} of {name} must be {kind.__name__}"
+            ):
+                check_kinds(build, {option.name: value}, name)
+        if kind is float:
+            check_kinds(build, {option.name: 2}, name)
 
 
 @pytest.mark.parametrize("name", [n for n in MIXERS if n != "full_attention"])

@@ -58,6 +58,10 @@ def test_round_trip_through_a_folder(make_config, tmp_path):
             "no option of delta_net 'num_head'; did you mean 'num_heads'",
         ),
         ({"mixer_kwargs": {"delta_net": {"num_heads": 7}}}, "the key size of a head must be"),
+        (
+            {"mixer_kwargs": {"delta_net": {"negative_eigenvalues": "false"}}},
+            "negative_eigenvalues of delta_net must be bool, got 'false'",
+        ),
         ({"intermediate_size": -1}, "intermediate_size must be positive, or 0 for blocks without"),
         ({"vocab_size": 0}, "vocab_size must be positive, got 0"),
         ({"num_hidden_layers": 0, "block_types": []}, "num_hidden_layers must be positive, got 0"),

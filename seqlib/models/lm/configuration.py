@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from ...layers.mlp import swiglu_width
 from ...mixers import mixer_class
+from ...mixers.checks import check_kinds
 from ...mixers.names import unknown_name
 
 # Keywords without a field that transformers itself passes to a configuration or reads back from
@@ -134,6 +135,7 @@ def build_mixer(config: SeqLMConfig, name: str) -> torch.nn.Module:
 
     Raises:
         ValueError: an unknown mixer or option, or a value the mixer refuses.
+        TypeError: a value of another kind than the option's.
     """
     mixer = mixer_class(name)
     options = (config.mixer_kwargs or {}).get(name, {})
@@ -141,6 +143,7 @@ def build_mixer(config: SeqLMConfig, name: str) -> torch.nn.Module:
     for option in options:
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
+    check_kinds(mixer.__init__, options, name)
     return mixer(config.hidden_size, **options)
 
 
