@@ -208,6 +208,18 @@ def test_an_example_depends_on_seed_task_split_and_index_alone():
     assert first(swaps) != first(examples(name="word_problem", group="S3"))
 
 
+def test_test_examples_are_none_of_the_training_examples():
+    """Of 2^39 sequences none is drawn twice; of the 4 shortest, all are in both sets by chance."""
+
+    def drawn(split, length):
+        data = TaskExamples(make_task("parity"), [length], 2000, seed=0, split=split)
+        return {tuple(data.example(i).inputs) for i in range(len(data))}
+
+    assert len(drawn("train", 40) | drawn("test", 40)) == 4000
+    assert drawn("train", 3) == drawn("test", 3)
+    assert len(drawn("train", 3)) == 4
+
+
 def test_the_stream_is_the_one_of_every_version():
     """Numbers written down once: a change here changes every trained model."""
     words = TaskExamples(WordProblem("S5"), [8], 10, seed=0, split="train")
@@ -287,6 +299,19 @@ def test_impossible_lengths(name, length, message):
 def test_unknown_names(name, options, message):
     with pytest.raises(ValueError, match=message):
         make_task(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "lengths", "message"),
+    [
+        ("parity", [], r"lengths of train examples must be given, got none"),
+        ("parity", [5, 1], r"parity must be at least 2, got 1"),
+        ("modular_arithmetic", range(3, 6), r"must be odd .* got 4"),
+    ],
+)
+def test_a_set_of_impossible_lengths(name, lengths, message):
+    with pytest.raises(ValueError, match=message):
+        TaskExamples(make_task(name), lengths, 8, seed=0, split="train")
 
 
 def test_a_set_without_examples():

@@ -28,17 +28,26 @@ class TaskExamples(Dataset[dict[str, Tensor]]):
     """So many examples of a task, each made anew when it is asked for.
 
     Items are {"input_ids", "labels"}, int64 [T]: what is read, and the class asked for after each
-    token or -100. The same seed, split and index give the same example, in any process.
+    token or -100. The same seed, split and index give the same example, in any process. Sets of
+    two splits are drawn from streams that share nothing; where a length has few sequences, such
+    as parity's 2^(n - 1), some of one are in the other by chance.
 
     Args:
         lengths: the lengths to choose from, uniformly (`Task.lengths_between`).
         size: how many examples.
         seed, split: what tells this set from others of the same task.
+
+    Raises:
+        ValueError: no examples, no lengths, or a length that the task does not have.
     """
 
     def __init__(self, task: Task, lengths: Sequence[int], size: int, *, seed: int, split: str):
         if size < 1:
             raise ValueError(f"the number of {split} examples must be at least 1, got {size}")
+        if not lengths:
+            raise ValueError(f"lengths of {split} examples must be given, got none")
+        for length in lengths:
+            task.check_length(length)
         self.task, self.lengths, self.size = task, list(lengths), size
         self.seed, self.split = seed, split
 
