@@ -10,18 +10,17 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from .._core import alloc
 from .._core.backend import interpreting
+from .._core.chunks import arithmetic, or_unread
 from .._core.dtypes import state_dtype
+from .._core.kernels_chunks import TL
 from .kernels_bwd import backward_sweep, chunk_gradients
 from .kernels_fwd import chunk_matrices, forward_sweep
 from .kernels_split import join_segments
-from .launch import MAX_K, MAX_NH, arithmetic, chunk_rows, pick, saved_shapes, segment_chunks
-
-_TL = {torch.float64: tl.float64, torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
+from .launch import MAX_K, MAX_NH, chunk_rows, pick, saved_shapes, segment_chunks
 
 
 class _Plan:
@@ -63,9 +62,11 @@ class _Plan:
         self.gates = {"DECAY": decay is not None, "NORMALIZE": normalize_qk}
         self.math: dict[str, Any] = {
             "PACKED": cu_seqlens is not None,
-            "ACC": _TL[self.state],
-            "DOT": _TL[math.dot],
+            "ACC": TL[self.state],
+            "DOT": TL[math.dot],
             "PRECISION": math.precision,
+            # of the triangular solve, whose errors multiply, and of products with its result:
+            # where eigenvalues are -1 no error of it ever fades
             "EXACT": math.exact,
         }
         self.by_chunk = (self.saved[0][0][0], HV)
@@ -95,7 +96,7 @@ class _Plan:
         constants = self.constants(join_segments, self.wide, INITIAL=h0 is not None)
         unknown = ("H", "Q", "DOT", "PRECISION")
         join_segments[self.by_state](
-            ends, maps, _or(h0, ends), cu_seqlens, starts, *self.span[1:],
+            ends, maps, or_unread(h0, ends), cu_seqlens, starts, *self.span[1:],
             **{n: x for n, x in constants.items() if n not in unknown}, REVERSE=reverse,
         )  # fmt: skip
 
@@ -120,12 +121,12 @@ def delta_rule_fwd(
     mix, attention, factors, *split = saved = [
         alloc.empty(shape, q, dtype) for shape, dtype in plan.saved
     ]
+    boundaries = or_unread(cu_seqlens, beta)
     if plan.by_chunk[0] > 0:
         chunk_matrices[plan.by_chunk](
-            q, k, beta, _or(decay, beta), _or(cu_seqlens, beta), mix, attention, factors,
+            q, k, beta, or_unread(decay, beta), boundaries, mix, attention, factors,
             *plan.sizes, **plan.constants(chunk_matrices, plan.narrow, **plan.gates),
         )  # fmt: skip
-    boundaries = _or(cu_seqlens, beta)
     if plan.segment:
         starts, maps = split
         ends = alloc.empty(starts.shape, starts)
@@ -137,7 +138,7 @@ def delta_rule_fwd(
         plan.join(ends, maps, h0, boundaries, starts, reverse=False)
         h0 = starts
     forward_sweep[plan.by_sweep](
-        q, k, v, beta, _or(h0, hT), mix, attention, factors, boundaries,
+        q, k, v, beta, or_unread(h0, hT), mix, attention, factors, boundaries,
         o, hT, hT, hT,
         *plan.span, **plan.sweep(forward_sweep, INITIAL=h0 is not None, OUTPUT=True),
     )  # fmt: skip
@@ -162,14 +163,14 @@ def delta_rule_bwd(
     """Gradients of q, k, v, beta, decay (or None) and h0; see `op.py`."""
     plan = _Plan(q, v, cu_seqlens, scale, normalize_qk, num_householder, decay)
     mix, attention, factors, *split = saved
-    boundaries = _or(cu_seqlens, beta)
+    boundaries = or_unread(cu_seqlens, beta)
     states, dstates = (alloc.empty(plan.states, q, plan.kept) for _ in range(2))
     errors, y = (alloc.empty(v.shape, q, plan.kept) for _ in range(2))
     dv, dh0 = alloc.empty(v.shape, v), alloc.empty(dhT.shape, dhT)
     if plan.segment:
         h0, maps = split
     forward_sweep[plan.by_sweep](
-        q, k, v, beta, _or(h0, dh0), mix, attention, factors, boundaries,
+        q, k, v, beta, or_unread(h0, dh0), mix, attention, factors, boundaries,
         errors, dh0, states, errors,
         *plan.span, **plan.sweep(forward_sweep, INITIAL=h0 is not None, OUTPUT=False),
     )  # fmt: skip
@@ -201,15 +202,10 @@ def delta_rule_bwd(
     raw = alloc.empty(rows, q, plan.state) if normalize_qk else dbeta
     if plan.by_chunk[0] > 0:
         chunk_gradients[plan.by_chunk](
-            q, k, beta, _or(decay, beta), do, errors, y, states, dstates, factors, boundaries,
-            dq, dk, dbeta, _or(ddecay, dbeta), gates, raw,
+            q, k, beta, or_unread(decay, beta), do, errors, y, states, dstates, factors, boundaries,
+            dq, dk, dbeta, or_unread(ddecay, dbeta), gates, raw,
             *plan.sizes, **plan.constants(chunk_gradients, plan.wide, **plan.gates),
         )  # fmt: skip
     if shared:
         dq, dk = (d.unflatten(2, (H, HV // H)).sum(3).to(q.dtype) for d in (dq, dk))
     return dq, dk, dv, dbeta, ddecay, dh0
-
-
-def _or(x: Tensor | None, unread: Tensor) -> Tensor:
-    """`x`, or another pointer in the place of an argument that the kernel won't read."""
-    return unread if x is None else x

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chunks, tiles, warps and arithmetic of the delta rule's Triton kernels; no Triton here."""
+"""Chunks, tiles and warps of the delta rule's Triton kernels; no Triton here."""
 
 import functools
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from .._core.backend import interpreting
+from .._core.chunks import arithmetic, itemsize, slots
 from .._core.dtypes import state_dtype
 from .._core.launch import INTERPRETER, Launch, LaunchTable
 
@@ -90,47 +90,6 @@ LAUNCH = LaunchTable(
 )
 
 
-@dataclass(frozen=True)
-class Arithmetic:
-    """What the kernels multiply with.
-
-    Attributes:
-        dot: the dtype of dot operands; sums have the state's dtype.
-        kept: the dtype of tensors that pass from kernel to kernel.
-        precision: Triton's `input_precision` of dots of float32 operands.
-        exact: the same for the triangular solve, whose errors multiply, and for products with
-            its result M, which stays in the state's dtype: where eigenvalues are -1 no error
-            of it ever fades.
-    """
-
-    dot: torch.dtype
-    kept: torch.dtype
-    precision: str
-    exact: str
-
-
-def arithmetic(dtype: torch.dtype, row: Launch) -> Arithmetic:
-    """The arithmetic for inputs of `dtype` on the device of `row`.
-
-    bfloat16 feeds the matrix units as it is. float16 goes through TF32, which holds its 11 bits
-    and, unlike float16, the range of unbounded states; float32 takes three TF32 products. AMD's
-    matrix units and the interpreter multiply float32 exactly.
-    """
-    wide = state_dtype(dtype)
-    if interpreting():
-        return Arithmetic(wide, dtype if dtype == torch.bfloat16 else wide, "ieee", "ieee")
-    amd = torch.version.hip is not None or row.arch.startswith("gfx")
-    exact = "ieee" if amd or wide == torch.float64 else "tf32x3"
-    if dtype == torch.bfloat16:
-        return Arithmetic(dtype, dtype, "ieee" if amd else "tf32", exact)
-    return Arithmetic(wide, wide, "tf32" if dtype == torch.float16 and not amd else exact, exact)
-
-
-def itemsize(dtype: torch.dtype) -> int:
-    """The bytes of a number in the kernels for inputs of `dtype`."""
-    return (dtype if dtype == torch.bfloat16 else state_dtype(dtype)).itemsize
-
-
 def pick(q: Tensor) -> Launch:
     """The launch row for queries [B, T, H, K]."""
     return LAUNCH.pick(q, q.shape[3], itemsize(q.dtype))
@@ -145,14 +104,6 @@ def chunk_rows(row: Launch, num_householder: int) -> tuple[int, int]:
     C = max(row.tiles["C"], 1 << (num_householder - 1).bit_length())
     tokens = C // num_householder
     return C, max(16, 1 << (tokens - 1).bit_length())
-
-
-def slots(q: Tensor, sequences: int, span: int) -> int:
-    """How many pieces of `span` tokens there may be: known without the values of `cu_seqlens`."""
-    B, T = q.shape[:2]
-    if sequences == B:
-        return B * ((T + span - 1) // span)
-    return T // span + sequences
 
 
 @dataclass(frozen=True)
@@ -211,10 +162,11 @@ def saved_shapes(
     C, Q = chunk_rows(row, num_householder)
     HV, K, V = v.shape[2], q.shape[3], v.shape[3]
     tokens = C // num_householder
-    lead = (slots(q, sequences, tokens), HV)
+    B, T = q.shape[:2]
+    lead = (slots(B, T, sequences, tokens), HV)
     shapes = [((*lead, C, C), wide), ((*lead, Q, C), kept), ((*lead, 3 * C + 2 * Q), wide)]
     segment = segment_chunks(q, v, num_householder, sequences)
     if segment:
-        lead = (slots(q, sequences, segment * tokens), HV)
+        lead = (slots(B, T, sequences, segment * tokens), HV)
         shapes += [((*lead, K, V), wide), ((*lead, K, K), wide)]
     return shapes

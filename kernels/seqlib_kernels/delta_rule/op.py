@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .._core.backend import resolve
-from .._core.checks import check_device, check_same, check_shape, check_state
+from .._core.checks import check_parameter, check_same, check_shape, check_state
 from .._core.dtypes import state_dtype
-from .._core.ops import define_op
+from .._core.ops import contiguous, define_op
 from .._core.varlen import check_boundaries, check_cu_seqlens, on_device
 from . import reference
 
@@ -119,7 +119,6 @@ def check_inputs(
     sizes["n*T"] = num_householder * sizes["T"]
     check_shape("k", k, "B n*T H K", sizes)
     check_shape("v", v, "B n*T HV V", sizes)
-    check_shape("beta", beta, "B n*T HV", sizes)
     check_same(("q", "k", "v"), (q, k, v))
     if sizes["H"] < 1 or sizes["HV"] % sizes["H"] != 0:
         raise ValueError(
@@ -128,15 +127,9 @@ def check_inputs(
         )
     if g is not None and alpha is not None:
         raise ValueError("g and alpha both give the decay; pass one of them, got both")
+    check_parameter("beta", beta, "B n*T HV", sizes, "q", q)
     for name, x in (("g", g), ("alpha", alpha)):
-        if x is not None:
-            check_shape(name, x, "B T HV", sizes)
-    for name, x in (("beta", beta), ("g", g), ("alpha", alpha)):
-        if x is None:
-            continue
-        if x.dtype not in (q.dtype, torch.float32):
-            raise TypeError(f"{name} must have dtype {q.dtype} as q or float32, got {x.dtype}")
-        check_device(name, x, "q", q)
+        check_parameter(name, x, "B T HV", sizes, "q", q)
     sizes["N"] = sizes["B"]
     if cu_seqlens is not None:
         sizes["N"] = check_cu_seqlens(cu_seqlens, sizes["B"], q)
@@ -198,7 +191,7 @@ def _fwd_impl(
     save: bool,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     check_boundaries(cu_seqlens, q.shape[1])
-    tensors = _contiguous(q, k, v, beta, decay, h0, on_device(cu_seqlens, q))
+    tensors = contiguous(q, k, v, beta, decay, h0, on_device(cu_seqlens, q))
     return _module(backend).delta_rule_fwd(*tensors, scale, normalize_qk, num_householder, save)
 
 
@@ -247,7 +240,7 @@ def _bwd_impl(
     num_householder: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    *tensors, cu_seqlens = _contiguous(do, dhT, q, k, v, beta, decay, h0, on_device(cu_seqlens, q))
+    *tensors, cu_seqlens = contiguous(do, dhT, q, k, v, beta, decay, h0, on_device(cu_seqlens, q))
     dq, dk, dv, dbeta, ddecay, dh0 = _module(backend).delta_rule_bwd(
         *tensors, list(saved), cu_seqlens, scale, normalize_qk, num_householder
     )
@@ -280,10 +273,6 @@ def _bwd_fake(
         ddecay,
         dhT.new_empty(dhT.shape),
     )
-
-
-def _contiguous(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    return tuple(None if x is None else x.contiguous() for x in tensors)
 
 
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor beta, Tensor? decay, Tensor? h0"

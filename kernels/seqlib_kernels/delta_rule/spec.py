@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from .._core.chunks import itemsize
 from .._core.spec import TOL, Case, Inputs, OpSpec
 from . import reference
-from .launch import LAUNCH, itemsize
+from .launch import LAUNCH
 from .op import delta_rule
 from .step import delta_rule_step
 
