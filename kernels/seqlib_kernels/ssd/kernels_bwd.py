@@ -9,8 +9,8 @@ accumulator never feeds a dot.
 import triton
 import triton.language as tl
 
-from .._core.kernels_chunks import bounds, inside, locate, products, row_block, store_rows
-from .kernels_fwd import RUNTIME, chunk_at, decays
+from .._core.kernels_chunks import inside, products, row_block, store_rows
+from .kernels_fwd import RUNTIME, decays, own_chunk
 
 
 @triton.jit
@@ -49,21 +49,17 @@ def write_gradients(
 
     That is da_t = sum over j < t <= i of G[i, t] W[i, j] G[t - 1, j], W = (dY X' delta) * CB'.
     """
-    i_slot = tl.program_id(0).to(tl.int64)
-    i_h = tl.program_id(1)
-    i_s, i_c = locate(cu_seqlens, i_slot, NS, T, C, PACKED)
-    start, length = bounds(cu_seqlens, i_s, T, PACKED)
-    if i_c * C >= length:
+    i_slot, i_h, o_h, o_g, left = own_chunk(cu_seqlens, NS, T, H, G, C, PACKED)
+    if left <= 0:
         if SKIP:
             tl.store(dskip + i_slot * H + i_h, 0.0)  # an unused slot is summed too
         return
-    first, left, m_c = chunk_at(start, length, i_c, C)
     o_c = tl.arange(0, C)
+    m_c = o_c < left
     o_r = o_c * (G * N)
     o_x = o_c * (H * P)
-    o_h = first * H + i_h
-    p_b = b + (first * G + i_h // (H // G)) * N
-    p_c = c + (first * G + i_h // (H // G)) * N
+    p_b = b + o_g * N
+    p_c = c + o_g * N
     p_x = x + o_h * P
     p_dy = dy + o_h * P
     p_ds = dstates + (i_slot * H + i_h) * N * P
@@ -125,19 +121,15 @@ def group_gradients(
 
     One head's part of either. Adds to da what pairs with the states at both ends give.
     """
-    i_slot = tl.program_id(0).to(tl.int64)
-    i_h = tl.program_id(1)
-    i_s, i_c = locate(cu_seqlens, i_slot, NS, T, C, PACKED)
-    start, length = bounds(cu_seqlens, i_s, T, PACKED)
-    if i_c * C >= length:
+    i_slot, i_h, o_h, o_g, left = own_chunk(cu_seqlens, NS, T, H, G, C, PACKED)
+    if left <= 0:
         return
-    first, left, m_c = chunk_at(start, length, i_c, C)
     o_c = tl.arange(0, C)
+    m_c = o_c < left
     o_r = o_c * (G * N)
     o_x = o_c * (H * P)
-    o_h = first * H + i_h
-    p_b = b + (first * G + i_h // (H // G)) * N
-    p_c = c + (first * G + i_h // (H // G)) * N
+    p_b = b + o_g * N
+    p_c = c + o_g * N
     p_x = x + o_h * P
     p_dy = dy + o_h * P
     p_s = states + (i_slot * H + i_h) * N * P

@@ -27,6 +27,22 @@ def chunk_at(start, length, i_c, C: tl.constexpr):
 
 
 @triton.jit
+def own_chunk(
+    cu_seqlens, NS, T, H: tl.constexpr, G: tl.constexpr, C: tl.constexpr, PACKED: tl.constexpr
+):
+    """The slot and head of a program [slot, head], and how many tokens its chunk has, if any.
+
+    Between them, where its first token lies in arrays with H heads, and in those with G groups.
+    """
+    i_slot = tl.program_id(0).to(tl.int64)
+    i_h = tl.program_id(1)
+    i_s, i_c = locate(cu_seqlens, i_slot, NS, T, C, PACKED)
+    start, length = bounds(cu_seqlens, i_s, T, PACKED)
+    first, left, _ = chunk_at(start, length, i_c, C)
+    return i_slot, i_h, first * H + i_h, first * G + i_h // (H // G), left
+
+
+@triton.jit
 def decays(p, o_c, left, SHIFT: tl.constexpr, H: tl.constexpr, ACC: tl.constexpr):
     """The decay SHIFT tokens later for each token of a chunk, 1 outside of it."""
     o = o_c + SHIFT
@@ -144,28 +160,23 @@ def chunk_outputs(
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Y = g CS + (CB' * G) (delta X) + D X of one chunk and head."""
-    i_slot = tl.program_id(0).to(tl.int64)
-    i_h = tl.program_id(1)
-    i_s, i_c = locate(cu_seqlens, i_slot, NS, T, C, PACKED)
-    start, length = bounds(cu_seqlens, i_s, T, PACKED)
-    if i_c * C >= length:
+    i_slot, i_h, o_h, o_g, left = own_chunk(cu_seqlens, NS, T, H, G, C, PACKED)
+    if left <= 0:
         return
-    first, left, m_c = chunk_at(start, length, i_c, C)
     o_c = tl.arange(0, C)
+    m_c = o_c < left
     o_r = o_c * (G * N)
-    p_b = b + (first * G + i_h // (H // G)) * N
-    p_c = c + (first * G + i_h // (H // G)) * N
-    p_x = x + (first * H + i_h) * P
-    p_y = y + (first * H + i_h) * P
+    p_b = b + o_g * N
+    p_c = c + o_g * N
+    p_x = x + o_h * P
     p_s = states + (i_slot * H + i_h) * N * P
 
-    alpha = decays(a + first * H + i_h, o_c, left, 0, H, ACC)
+    alpha = decays(a + o_h, o_c, left, 0, H, ACC)
     head = tl.cumprod(alpha, axis=0)
     pairs = products(p_c, p_b, o_r, o_r, m_c, m_c, N, BN, ACC, DOT, PRECISION)
     pairs *= tl.cumprod(tl.where(o_c[:, None] > o_c[None, :], alpha[:, None], 1.0), axis=0)
     if DELTA:
-        p_delta = delta + first * H + i_h + o_c * H
-        pairs *= tl.load(p_delta, mask=m_c, other=0.0).to(ACC)[None, :]
+        pairs *= tl.load(delta + o_h + o_c * H, mask=m_c, other=0.0).to(ACC)[None, :]
     pairs = tl.where(o_c[:, None] >= o_c[None, :], pairs, 0.0).to(DOT)
     for i_p in tl.range(0, P, BP, disable_licm=True):
         out = tl.zeros([C, BP], dtype=ACC)
@@ -178,4 +189,4 @@ def chunk_outputs(
         out = tl.dot(pairs, b_x.to(DOT), head[:, None] * out, input_precision=PRECISION)
         if SKIP:
             out += tl.load(skip + i_h).to(ACC) * b_x.to(ACC)
-        store_rows(p_y, o_c * (H * P), m_c, i_p, out, P, BP)
+        store_rows(y + o_h * P, o_c * (H * P), m_c, i_p, out, P, BP)
