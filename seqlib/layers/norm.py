@@ -49,4 +49,5 @@ class RMSNorm(nn.Module):
         return y.to(x.dtype)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, eps={self.eps}"
+        shown = f"{self.weight.shape[0]}, eps={self.eps}"
+        return f"{shown}, gate_first={self.gate_first}, groups={self.groups}"

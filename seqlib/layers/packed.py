@@ -5,16 +5,18 @@ import torch
 from torch import Tensor
 
 
-def sequence_and_position(cu_seqlens: Tensor, length: int) -> tuple[Tensor, Tensor]:
+def sequence_and_position(
+    cu_seqlens: Tensor, length: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """The sequence each of `length` packed tokens belongs to, and its position in there.
 
     Args:
-        cu_seqlens: [N+1] boundaries of the sequences; empty ones are allowed.
+        cu_seqlens: [N+1] boundaries of the sequences, on any device; empty ones are allowed.
 
     Returns:
-        sequence, position: [length] int64 each.
+        sequence, position: [length] int64 each, on `device`.
     """
-    bounds = cu_seqlens.long()
-    t = torch.arange(length, device=bounds.device)
+    bounds = cu_seqlens.to(device, torch.long, non_blocking=True)
+    t = torch.arange(length, device=device)
     sequence = torch.searchsorted(bounds, t, right=True) - 1
     return sequence, t - bounds[sequence]

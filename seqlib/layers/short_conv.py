@@ -71,7 +71,9 @@ class ShortConvolution(nn.Module):
         history = torch.cat((state.to(x.dtype), x), dim=1)  # [B,K-1+T,C]
         wide = torch.promote_types(x.dtype, torch.float32)
         taps = self.weight.to(wide)[:, 0].unbind(-1)
-        position = None if cu_seqlens is None else sequence_and_position(cu_seqlens, T)[1]
+        position = None
+        if cu_seqlens is not None:
+            _, position = sequence_and_position(cu_seqlens, T, x.device)
         y = x.to(wide) * taps[-1]
         for shift in range(1, K):
             shifted = history[:, K - 1 - shift : K - 1 - shift + T]

@@ -86,7 +86,7 @@ class FullAttention(Mixer):
         real = _real_tokens(state, mask, B, past, T, x.device)
         sequence = None
         if cu_seqlens is not None:
-            sequence, position = sequence_and_position(cu_seqlens, T)
+            sequence, position = sequence_and_position(cu_seqlens, T, x.device)
             positions = position[None]
         elif real is not None:
             positions = (real.long().cumsum(1)[:, past:] - 1).clamp_min(0)

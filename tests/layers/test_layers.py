@@ -84,7 +84,8 @@ def test_rotation_turns_the_first_pair_by_one_radian_per_position():
 
 
 def test_positions_in_packed_rows_skip_empty_sequences():
-    sequence, position = sequence_and_position(torch.tensor([0, 0, 2, 2, 5, 5]), 5)
+    bounds = torch.tensor([0, 0, 2, 2, 5, 5])
+    sequence, position = sequence_and_position(bounds, 5, torch.device("cpu"))
     assert sequence.tolist() == [1, 1, 3, 3, 3]
     assert position.tolist() == [0, 1, 0, 1, 2]
 

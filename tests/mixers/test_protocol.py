@@ -158,3 +158,9 @@ def test_packed_sequences_refuse_what_can_not_go_with_them(mixer, x, extra):
     given = {"state": state, "mask": torch.ones(1, 9, dtype=torch.bool), "return_state": True}
     with pytest.raises(ValueError, match="cu_seqlens goes with neither"):
         mixer(x[:1], cu_seqlens=torch.tensor([0, 9]), **{extra: given[extra]})
+
+
+def test_boundaries_may_lie_on_the_cpu_beside_inputs_elsewhere(mixer, x):
+    """Here a device that only knows shapes."""
+    y, _ = mixer.to("meta")(x[:1].to("meta"), cu_seqlens=torch.tensor([0, 4, 9]))
+    assert y.shape == (1, 9, x.shape[2])

@@ -5,6 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from seqlib.models.lm.inputs import without_first_labels
+
 # torch.compile itself makes an instance of autograd.Function while tracing one.
 TRACING = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
@@ -86,6 +88,12 @@ def test_packed_sequences_equal_separate_ones(model, ids):
     # a mask beside the boundaries changes nothing
     masked = model(packed, cu_seqlens=bounds, attention_mask=torch.ones_like(packed)).logits
     assert torch.equal(masked, outputs.logits)
+
+
+def test_labels_of_packed_rows_may_lie_elsewhere_than_their_boundaries():
+    """Here on a device that only knows shapes."""
+    labels = torch.zeros(1, 9, dtype=torch.long, device="meta")
+    assert without_first_labels(labels, torch.tensor([0, 4, 9])).shape == (1, 9)
 
 
 def test_positions_that_start_again_are_packed_sequences(model, ids):

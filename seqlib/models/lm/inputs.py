@@ -54,5 +54,6 @@ def without_first_labels(labels: Tensor, cu_seqlens: Tensor) -> Tensor:
     """Labels [1, T] with -100 at the first token of each packed sequence."""
     T = labels.shape[1]
     first = torch.zeros(T + 1, dtype=torch.bool, device=labels.device)
-    first = first.index_fill(0, cu_seqlens[:-1].long(), True)[:T]
+    starts = cu_seqlens[:-1].to(labels.device, torch.long, non_blocking=True)
+    first = first.index_fill(0, starts, True)[:T]
     return labels.masked_fill(first, -100)
