@@ -106,39 +106,6 @@ def test_only_tiles_from_memory_are_transposed():
             assert all(loads), (name, made)
 
 
-@pytest.mark.interpret
-def test_launches(monkeypatch):
-    """Small shapes wait for launches: two forward, three backward."""
-    from triton.runtime.interpreter import GridExecutor
-
-    launched, call = [], GridExecutor.__call__
-
-    def counted(self, *args, **kwargs):
-        launched.append(self.fn.__name__)
-        return call(self, *args, **kwargs)
-
-    monkeypatch.setattr(GridExecutor, "__call__", counted)
-    x = Problem.draw(SPEC, CASES["gated"], 1, 3, dtype=torch.float32).inputs
-    x = {n: t.requires_grad_() for n, t in x.items()}
-    o, _ = delta_rule(**x, backend="triton")
-    assert launched == ["chunk_matrices", "forward_sweep"]
-    o.sum().backward()
-    assert launched[2:] == ["forward_sweep", "backward_sweep", "chunk_gradients"]
-
-
-@pytest.mark.gpu
-@pytest.mark.no_fence
-def test_calls_can_be_captured_in_a_cuda_graph():
-    problem = Problem.draw(SPEC, CASES["gated"], 2, 100, dtype=torch.float32, device="cuda")
-    x = problem.inputs
-    want, _ = delta_rule(**x)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        got, _ = delta_rule(**x)
-    graph.replay()
-    assert torch.equal(got, want)
-
-
 # The triangular system.
 
 

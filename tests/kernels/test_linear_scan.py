@@ -186,35 +186,6 @@ def test_lengths_never_choose_the_code():
         assert not any(p.is_constexpr for p in kernel.params if p.name == "T")
 
 
-@pytest.mark.interpret
-def test_launches(monkeypatch):
-    """One launch for each pass."""
-    from triton.runtime.interpreter import GridExecutor
-
-    launched, call = [], GridExecutor.__call__
-
-    def counted(self, *args, **kwargs):
-        launched.append(self.fn.__name__)
-        return call(self, *args, **kwargs)
-
-    monkeypatch.setattr(GridExecutor, "__call__", counted)
-    x = torch.ones(1, 3, 2, requires_grad=True)
-    linear_scan(x, x, backend="triton")[0].sum().backward()
-    assert launched == ["_scan", "_adjoint"]
-
-
-@pytest.mark.gpu
-@pytest.mark.no_fence
-def test_calls_can_be_captured_in_a_cuda_graph():
-    x = Problem.draw(SPEC, SPEC.cases[0], 2, 100, dtype=torch.float32, device="cuda").inputs
-    want, _ = linear_scan(**x)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        got, _ = linear_scan(**x)
-    graph.replay()
-    assert torch.equal(got, want)
-
-
 def test_no_channels():
     empty = torch.ones(2, 5, 0)
     h, state = linear_scan(empty, empty, return_final_state=True)

@@ -90,6 +90,38 @@ def test_sizes_interpreted(D, N):
     check(problem, "triton")
 
 
+# Lengths around pieces of time and far from any, on sizes that fill several blocks of channels.
+@pytest.mark.parametrize("T", [1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 130])
+@pytest.mark.parametrize("case", CASES)
+def test_lengths(case, T):
+    dims = {"D": 130, "N": 2, "G": 2}
+    check(Problem.draw(SPEC, CASES[case], 1, T, dims, dtype=torch.float32))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("D", "N"), [(1, 1), (20, 5), (100, 16), (256, 16), (130, 64), (32, 100)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", ["plain", "mixer"])
+def test_sizes_on_a_gpu(case, dtype, D, N):
+    dims = {"D": D, "N": N}
+    problem = Problem.draw(SPEC, CASES[case], 2, 333, dims, dtype=dtype, device="cuda")
+    check(problem, "triton")
+
+
+def test_any_split_hands_the_state_over():
+    """On CPUs bit for bit, wherever the pieces of time lie."""
+    problem = Problem.draw(SPEC, CASES["mixer"], 2, 35, dtype=torch.float32)
+    case, options = problem.case, {**CASES["mixer"].options, "return_final_state": True}
+    h0 = problem.initial_state
+    whole, last = selective_scan(**problem.inputs, **options, initial_state=h0)
+    for t in range(36):
+        a, middle = selective_scan(**case.tokens(problem.inputs, 0, t), **options, initial_state=h0)
+        rest = case.tokens(problem.inputs, t, 35)
+        b, end = selective_scan(**rest, **options, initial_state=middle)
+        assert torch.equal(torch.cat([a, b], 1), whole)
+        assert torch.equal(end, last)
+
+
 @pytest.mark.parametrize(("D", "G"), [(6, 1), (6, 3), (6, 6), (132, 2)])
 def test_groups(D, G):
     dims = {"D": D, "N": 2, "G": G}
@@ -106,17 +138,25 @@ def test_one_group_is_no_group(backend):
 
 
 @every_backend
-@pytest.mark.parametrize("sizes", [(0, 5, 4), (2, 5, 0)], ids=["no batch", "no channels"])
+@pytest.mark.parametrize(
+    "sizes",
+    [(0, 5, 4, 2), (2, 5, 0, 2), (2, 5, 4, 0)],
+    ids=["no batch", "no channels", "no states"],
+)
 def test_empty(backend, sizes):
-    B, T, D = sizes
-    x, shared = torch.ones(sizes, requires_grad=True), torch.ones(B, T, 2)
+    B, T, D, N = sizes
+    x, shared = torch.ones(B, T, D, requires_grad=True), torch.ones(B, T, N)
+    A, skip = -torch.ones(D, N), torch.full((D,), 3.0)
     y, state = selective_scan(
-        x, x, -torch.ones(D, 2), shared, shared, return_final_state=True, backend=backend
+        x, x, A, shared, shared, skip, return_final_state=True, backend=backend
     )
-    assert y.shape == sizes
-    assert state.shape == (B, D, 2)
+    assert y.shape == x.shape
+    assert state.shape == (B, D, N)
     (gradient,) = torch.autograd.grad(y.sum() + state.sum(), x)
-    assert gradient.shape == sizes
+    assert gradient.shape == x.shape
+    if N == 0:  # the skip is left
+        assert torch.equal(y, 3 * x)
+        assert torch.equal(gradient, torch.full_like(x, 3.0))
 
 
 # Optional arguments, each alone.
@@ -342,6 +382,24 @@ def test_no_gradient_keeps_no_states(monkeypatch):
     problem.inputs["u"].requires_grad_()
     selective_scan(**problem.inputs)
     assert shapes == [0, 140 // cpu_scan.PIECE + 2]
+
+
+# Compilers.
+
+
+def test_lengths_never_choose_the_code():
+    from seqlib_kernels.selective_scan import kernels
+
+    free = {
+        "_scan": {"T"},
+        "_adjoint": {"T", "part"},
+        "_sum_blocks": {"size"},
+        "_sum_sequences": {"sequences"},
+    }
+    for name, lengths in free.items():
+        params = getattr(kernels, name).params
+        assert {p.name for p in params if p.do_not_specialize} == lengths
+        assert not lengths & {p.name for p in params if p.is_constexpr}
 
 
 # Bad input.
