@@ -37,6 +37,8 @@ class Case:
         small: sizes for exhaustive tests, such as {"H": 2, "K": 8, "V": 6}.
         odd: sizes that are neither powers of two nor equal, for edge tests.
         extremes: `name -> change` of inputs of make's form to boundary values (decay 0, 1, -1).
+        extreme_bounds: the measured error bound in eps of an extreme to which the family's does
+            not apply.
         dtypes: the dtypes to test; the first is the one of `make`.
     """
 
@@ -48,6 +50,7 @@ class Case:
     small: Mapping[str, int]
     odd: Mapping[str, int]
     extremes: Mapping[str, Callable[[Inputs], Inputs]] = field(default_factory=dict)
+    extreme_bounds: Mapping[str, float] = field(default_factory=dict)
     dtypes: tuple[torch.dtype, ...] = (
         torch.float64,
         torch.float32,

@@ -100,7 +100,16 @@ SPEC = OpSpec(
     reference=reference.delta_rule,
     step=delta_rule_step,
     cases=(
-        Case(name="plain", make=_inputs(1), extremes=_BETA, **_SIZES),
+        Case(
+            name="plain",
+            make=_inputs(1),
+            extremes=_BETA,
+            # Undamped, every rounding error of a chunk stays, and sums of C terms cancel to one.
+            # Worst of all results at T = 35 over six seeds: 10 in the loop over time, 41 in the CPU
+            # kernels, 88, 154, 115 in the Triton kernels at C = 16, 32, 64.
+            extreme_bounds={"one key": 256},
+            **_SIZES,
+        ),
         Case(name="gated", make=_inputs(1, "g"), extremes=_GATED, **_SIZES),
         Case(name="signed", make=_inputs(1, "alpha"), extremes=_SIGNED, **_SIZES),
         Case(
@@ -125,8 +134,7 @@ SPEC = OpSpec(
     refused_on_gpu=frozenset({torch.float64}),
     exact_cut={"cpu": 16, "triton": 64},
     spoils_chunks=frozenset({"triton"}),
-    # Measured on CPUs, T = 35, worst of all results: float32 16 eps, and 41 where one key is
-    # reflected every time (the loop over time: 10), since there every error of a chunk comes back.
+    # Measured on CPUs, worst of all results: float32 16 eps at T = 35, 34 at T = 65 in one chunk;
     # bfloat16 3.6, on kernels whose products take bfloat16 operands.
     tolerance={**TOL, torch.float32: 64, torch.bfloat16: 5},
     # Per update and state element one multiplication and addition each for S'k, the update and
