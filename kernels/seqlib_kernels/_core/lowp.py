@@ -23,6 +23,11 @@ def array(x: Tensor) -> np.ndarray:
     return x.detach().view(_AS_STORED.get(x.dtype, x.dtype)).numpy()
 
 
+def rows(x: Tensor) -> np.ndarray:
+    """The memory of a CPU tensor [B, T, ...] as rows [B*T, ...]."""
+    return array(x.flatten(0, 1))
+
+
 def _widen(typingctx: Any, x: Any) -> Any:
     """A stored element as a number: float32 for 16-bit storage, unchanged otherwise."""
     if x == types.uint16:

@@ -8,6 +8,7 @@ there without waiting for the device.
 import itertools
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -105,6 +106,13 @@ def on_device(cu_seqlens: Tensor | None, x: Tensor) -> Tensor | None:
     if place not in copies:
         copies[place] = _copy(cu_seqlens, x.device)
     return copies[place]
+
+
+def bounds_of(cu_seqlens: Tensor | None, batch: int, T: int) -> np.ndarray:
+    """Where sequences start and end among the B*T rows of a call on CPUs: int64 [Nseq+1]."""
+    if cu_seqlens is None:
+        return np.arange(batch + 1, dtype=np.int64) * T
+    return cu_seqlens.numpy().astype(np.int64)
 
 
 def _copy(cu_seqlens: Tensor, device: torch.device) -> Tensor:

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from .._core import alloc, threads
 from .._core.dtypes import state_dtype
+from .._core.lowp import rows
 from .._core.rows import WIDTH
+from .._core.varlen import bounds_of
 from .cpu_chunk import CHUNKS, backward, chunk_tokens, forward
 
 
@@ -42,10 +44,10 @@ def delta_rule_fwd(
     hT.copy_(h0) if h0 is not None else hT.zero_()
     plan.run(
         forward,
-        *(_rows(x, beta.dtype) for x in (q, k, v, beta)),
-        _rows(beta if decay is None else decay, beta.dtype),
+        *(rows(x.to(beta.dtype)) for x in (q, k, v, beta)),
+        rows((beta if decay is None else decay).to(beta.dtype)),
         hT.numpy(),
-        _rows(o, beta.dtype),
+        rows(o),
         saved[0].numpy() if save else hT.numpy(),
         (scale, normalize_qk, num_householder, decay is not None, save),
     )
@@ -77,12 +79,12 @@ def delta_rule_bwd(
     dh0.copy_(dhT)
     plan.run(
         backward,
-        *(_rows(x, beta.dtype) for x in (q, k, v, beta)),
-        _rows(beta if decay is None else decay, beta.dtype),
+        *(rows(x.to(beta.dtype)) for x in (q, k, v, beta)),
+        rows((beta if decay is None else decay).to(beta.dtype)),
         saved[0].numpy(),
-        _rows(do, beta.dtype),
+        rows(do.to(beta.dtype)),
         dh0.numpy(),
-        (dq.rows(), dk.rows(), _rows(dv, beta.dtype), dbeta.rows(), ddecay.rows()),
+        (dq.rows(), dk.rows(), rows(dv), dbeta.rows(), ddecay.rows()),
         (scale, normalize_qk, num_householder, decay is not None, True),
     )
     ddecay = None if decay is None else ddecay.sum()
@@ -95,10 +97,7 @@ class _Plan:
     def __init__(self, q: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> None:
         B, T, _, K = q.shape
         HV, V = v.shape[2:]
-        if cu_seqlens is None:
-            self.bounds = np.arange(B + 1, dtype=np.int64) * T
-        else:
-            self.bounds = cu_seqlens.numpy().astype(np.int64)
+        self.bounds = bounds_of(cu_seqlens, B, T)
         self.sequences = len(self.bounds) - 1
         self.threads = threads.count(v.numel() * K // 8)
         # Columns are cut only for threads that would idle: every block repeats what keys need.
@@ -129,8 +128,3 @@ class _Parts:
         if self.parts.shape[0] * self.group == 1:
             return self.parts.view(self.x.shape).to(self.x.dtype)
         return self.parts.sum((0, 4)).to(self.x.dtype)
-
-
-def _rows(x: Tensor, dtype: torch.dtype) -> np.ndarray:
-    """[B, T, ...] as rows [B*T, ...] of numbers that numba knows."""
-    return x.detach().to(dtype).flatten(0, 1).numpy()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._core import threads
 from .._core.lowp import array, keep, narrow, state_row, widen
+from .._core.varlen import bounds_of
 
 # Rows are cut only where they must be: out of cache, narrow blocks run at half the speed.
 _NARROWEST, _WIDEST = 1024, 4096
@@ -77,10 +78,7 @@ class _Plan:
     def __init__(self, x: Tensor, state: Tensor, cu_seqlens: Tensor | None) -> None:
         T, (N, D) = x.shape[1], state.shape
         self.threads = threads.count(x.numel())
-        if cu_seqlens is None:
-            self.bounds = np.arange(N + 1, dtype=np.int64) * T
-        else:
-            self.bounds = cu_seqlens.numpy().astype(np.int64)
+        self.bounds = bounds_of(cu_seqlens, N, T)
         self.blocks = -(-D // _WIDEST)
         if N * self.blocks < self.threads:
             self.blocks = max(self.blocks, min(-(-self.threads // N), D // _NARROWEST))

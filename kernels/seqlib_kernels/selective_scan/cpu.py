@@ -5,7 +5,8 @@ import numpy as np
 from torch import Tensor
 
 from .._core import alloc, threads
-from .._core.lowp import array
+from .._core.lowp import array, rows
+from .._core.varlen import bounds_of
 from . import cpu_scan
 from .arguments import Tensors
 from .cpu_scan import LANES, PIECE
@@ -26,7 +27,7 @@ def forward(
     states = alloc.empty((slots if save else 0, *sizes), A)
     hT.copy_(given.h0) if given.h0 is not None else hT.zero_()
     flags = (dt_softplus, negative_eigenvalues, given.z is not None, save)
-    plan.run(cpu_scan.forward, _inputs(given), array(hT), _rows(y), array(hT), array(states), flags)
+    plan.run(cpu_scan.forward, _inputs(given), array(hT), rows(y), array(hT), array(states), flags)
     return y, hT, states
 
 
@@ -49,13 +50,13 @@ def backward(
     sums = alloc.empty((plan.sequences, N + 2, D), A)
     dh0 = alloc.empty(dhT.shape, dhT)
     grads = (
-        *(_rows(x) for x in (du, ddt, du if dz is None else dz)),
+        *(rows(x) for x in (du, ddt, du if dz is None else dz)),
         *(array(x.flatten(1, 2)) for x in parts),
         array(sums),
         array(dh0),
     )
     flags = (dt_softplus, negative_eigenvalues, given.z is not None, True)
-    plan.run(cpu_scan.backward, _inputs(given), array(states), _rows(dy), array(dhT), grads, flags)
+    plan.run(cpu_scan.backward, _inputs(given), array(states), rows(dy), array(dhT), grads, flags)
     dB, dC = parts.sum(1).to(B.dtype)
     total = sums.sum(0)
     dD = None if given.D is None else total[N].clone()
@@ -69,10 +70,7 @@ class _Plan:
     def __init__(self, given: Tensors) -> None:
         batch, T, D = given.u.shape
         self.groups, N = given.B.shape[2:]
-        if given.cu_seqlens is None:
-            self.bounds = np.arange(batch + 1, dtype=np.int64) * T
-        else:
-            self.bounds = given.cu_seqlens.numpy().astype(np.int64)
+        self.bounds = bounds_of(given.cu_seqlens, batch, T)
         self.sequences = given.sequences
         self.blocks = -(-(D // self.groups) // LANES)
         self.threads = threads.count(batch * T * D * N)
@@ -90,9 +88,4 @@ def _inputs(given: Tensors) -> tuple[np.ndarray, ...]:
     zeros = A.new_zeros(A.shape[0])
     D, dt_bias = (zeros if x is None else x for x in (D, dt_bias))
     z = u if z is None else z
-    return (_rows(u), _rows(dt), array(A), _rows(B), _rows(C), array(D), _rows(z), array(dt_bias))
-
-
-def _rows(x: Tensor) -> np.ndarray:
-    """[B, T, ...] as rows [B*T, ...]"""
-    return array(x.flatten(0, 1))
+    return (rows(u), rows(dt), array(A), rows(B), rows(C), array(D), rows(z), array(dt_bias))

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from .._core import alloc, threads
+from .._core.lowp import rows
+from .._core.varlen import bounds_of
 from . import cpu_chunk
 from .arguments import Tensors
 from .cpu_chunk import SPAN
@@ -27,7 +29,7 @@ def forward(given: Tensors, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
         cpu_chunk.forward,
         *_inputs(given),
         hT.numpy(),
-        _rows(y, a.dtype),
+        rows(y),
         (saved[0] if save else hT).numpy(),
         (given.delta is not None, given.D is not None, save),
     )
@@ -49,12 +51,12 @@ def backward(
         cpu_chunk.backward,
         *_inputs(given),
         saved[0].numpy(),
-        _rows(dy, a.dtype),
+        rows(dy.to(a.dtype)),
         dh0.numpy(),
         (
-            _rows(dx, a.dtype),
+            rows(dx),
             *(z.flatten(1, 2).numpy() for z in (dB, dC)),
-            *(_rows(z, a.dtype) for z in (da, da if ddelta is None else ddelta)),
+            *(rows(z) for z in (da, da if ddelta is None else ddelta)),
             dD.numpy(),
         ),
         (ddelta is not None, given.D is not None, True),
@@ -70,10 +72,7 @@ class _Plan:
     def __init__(self, given: Tensors) -> None:
         batch, T, H = given.x.shape[:3]
         G, N = given.B.shape[2:]
-        if given.cu_seqlens is None:
-            self.bounds = np.arange(batch + 1, dtype=np.int64) * T
-        else:
-            self.bounds = given.cu_seqlens.numpy().astype(np.int64)
+        self.bounds = bounds_of(given.cu_seqlens, batch, T)
         self.sequences = given.sequences
         self.threads = threads.count(given.x.numel() * N // 8)
         # Heads of a group add to the same dB and dC: they are parted only for threads that would
@@ -94,9 +93,4 @@ def _inputs(given: Tensors) -> tuple[np.ndarray, ...]:
     x, B, C, a, delta, D, *_ = given
     delta = a if delta is None else delta
     D = a.new_zeros(x.shape[2]) if D is None else D
-    return (*(_rows(z, a.dtype) for z in (x, B, C, a, delta)), D.detach().numpy())
-
-
-def _rows(x: Tensor, dtype: torch.dtype) -> np.ndarray:
-    """[B, T, ...] as rows [B*T, ...] of numbers that numba knows."""
-    return x.detach().to(dtype).flatten(0, 1).numpy()
+    return (*(rows(z.to(a.dtype)) for z in (x, B, C, a, delta)), D.detach().numpy())
