@@ -3,7 +3,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -90,10 +90,15 @@ class Row:
 
 def append(folder: Path, rows: Iterable[Row]) -> None:
     """Add rows to the results in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / FILE).open("a", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(_finite(asdict(row)), allow_nan=False) + "\n")
+    append_lines(folder / FILE, map(asdict, rows))
+
+
+def append_lines(path: Path, values: Iterable[Mapping[str, Any]]) -> None:
+    """Add JSON lines to a file, all at once; what is not finite is null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(_finite(line), allow_nan=False) + "\n" for line in values)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def read(folder: Path) -> list[Row]:
@@ -122,6 +127,8 @@ def read(folder: Path) -> list[Row]:
 
 
 def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _finite(x) for name, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(x) for x in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

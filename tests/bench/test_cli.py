@@ -82,11 +82,31 @@ def test_nothing_near_gets_the_known_names(capsys):
     assert "Known: cpu-quick, cpu, gpu-quick, gpu" in text
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("--op", "delta_rul"), "no op 'delta_rul'; did you mean 'delta_rule'?"),
+        (("--suite", "gpu-quik"), "no suite 'gpu-quik'; did you mean 'gpu-quick'?"),
+        (("--suite", "cpu"), "suite must be one for GPUs to tune, got 'cpu'"),
+        (
+            ("--op", "ssd", "--workload", "ssd positive B=2 T=4096 H=32 G=1 P=64 N=128 bfloat32"),
+            "did you mean 'ssd positive B=2 T=4096 H=32 G=1 P=64 N=128 bfloat16'?",
+        ),
+        (("--time-limit", "0"), "time-limit must be positive, got 0"),
+        (("--time-limit", "nan"), "time-limit must be positive, got nan"),
+    ],
+)
+def test_what_tune_refuses(capsys, argv, message):
+    assert message in refused(capsys, "tune", *argv)
+
+
 def test_an_unknown_command_is_refused(capsys):
     assert "gpu-check" in refused(capsys, "rnu")
 
 
-@pytest.mark.parametrize("argv", [("run", "--suite", "gpu"), ("gpu-check", "--out", "unused")])
+@pytest.mark.parametrize(
+    "argv", [("run", "--suite", "gpu"), ("gpu-check", "--out", "unused"), ("tune",)]
+)
 def test_without_a_gpu_there_is_one_clear_line(argv, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
