@@ -117,6 +117,29 @@ def test_products_in_kernels_state_their_precision():
                 assert "input_precision" in given, f"{path}:{node.lineno}"
 
 
+def test_only_tiles_from_memory_are_transposed():
+    """A transposed sum of products that feeds another product has been miscompiled on Hopper."""
+    seen = 0
+    for path in OPS.rglob("kernels*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            nodes = list(ast.walk(function))
+            assigned = [
+                (ast.unparse(node.targets[0]), ast.unparse(node.value))
+                for node in nodes
+                if isinstance(node, ast.Assign)
+            ]
+            for node in nodes:
+                if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "tl.trans"):
+                    continue
+                name = ast.unparse(node.args[0]).split(".to(")[0]
+                made = [value for target, value in assigned if target == name]
+                loads = [v.startswith(("tl.load(", "row_block(")) for v in made if name not in v]
+                assert set(loads) == {True}, f"{path}:{node.lineno}: {name} = {made}"
+                seen += 1
+    assert seen
+
+
 def test_public_ops_raise_errors_that_survive_optimised_python():
     for path in LIBRARY:
         if path.name in ("op.py", "step.py", "checks.py", "varlen.py"):
