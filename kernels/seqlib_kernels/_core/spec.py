@@ -111,3 +111,28 @@ class OpSpec:
     backward_flops: Callable[..., float]
     bytes: Callable[..., float]
     backward_bytes: Callable[..., float]
+
+
+class Draw:
+    """Random numbers for makers of inputs: float64 CPU tensors of any shape."""
+
+    def __init__(self, generator: Generator) -> None:
+        self._generator = generator
+
+    def normal(self, *shape: int) -> Tensor:
+        """Over all reals, with mean 0 and variance 1."""
+        return torch.randn(shape, dtype=torch.float64, generator=self._generator)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Over [0, 1)."""
+        return torch.rand(shape, dtype=torch.float64, generator=self._generator)
+
+
+def constant(name: str, value: float) -> Callable[[Inputs], Inputs]:
+    """An extreme: every element of one input is `value`."""
+    return lambda inputs: {**inputs, name: torch.full_like(inputs[name], value)}
+
+
+def scaled(name: str, factor: float) -> Callable[[Inputs], Inputs]:
+    """An extreme: one input multiplied."""
+    return lambda inputs: {**inputs, name: factor * inputs[name]}

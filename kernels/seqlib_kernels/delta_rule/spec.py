@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from .._core.chunks import itemsize
-from .._core.spec import TOL, Case, Inputs, OpSpec
+from .._core.spec import TOL, Case, Draw, Inputs, OpSpec, constant, scaled
 from . import reference
 from .launch import LAUNCH
 from .op import delta_rule
@@ -23,31 +23,22 @@ def _inputs(n: int, decay: str | None = None, unit_keys: bool = True) -> Callabl
     def make(B: int, T: int, dims: Sizes, generator: Generator) -> Inputs:
         H, HV, K, V = (dims[name] for name in ("H", "HV", "K", "V"))
 
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, dtype=torch.float64, generator=generator)
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, dtype=torch.float64, generator=generator)
-
-        k = normal(B, n * T, H, K)
+        draw = Draw(generator)
+        k = draw.normal(B, n * T, H, K)
         inputs = {
-            "q": normal(B, T, H, K),
+            "q": draw.normal(B, T, H, K),
             "k": torch.nn.functional.normalize(k, dim=-1) if unit_keys else k,
-            "v": normal(B, n * T, HV, V),
-            "beta": 2 * uniform(B, n * T, HV),
+            "v": draw.normal(B, n * T, HV, V),
+            "beta": 2 * draw.uniform(B, n * T, HV),
         }
         if decay == "g":
-            inputs["g"] = -2 * uniform(B, T, HV)
+            inputs["g"] = -2 * draw.uniform(B, T, HV)
         if decay == "alpha":  # one in eight exactly zero
-            alpha = 2 * uniform(B, T, HV) - 1
-            inputs["alpha"] = torch.where(uniform(B, T, HV) < 1 / 8, 0.0, alpha)
+            alpha = 2 * draw.uniform(B, T, HV) - 1
+            inputs["alpha"] = torch.where(draw.uniform(B, T, HV) < 1 / 8, 0.0, alpha)
         return inputs
 
     return make
-
-
-def _constant(name: str, value: float) -> Callable[[Inputs], Inputs]:
-    return lambda inputs: {**inputs, name: torch.full_like(inputs[name], value)}
 
 
 def _some_strong(inputs: Inputs) -> Inputs:
@@ -64,13 +55,13 @@ def _same_key(inputs: Inputs) -> Inputs:
 
 
 _BETA = {
-    "beta = 0": _constant("beta", 0.0),
-    "beta = 2": _constant("beta", 2.0),
+    "beta = 0": constant("beta", 0.0),
+    "beta = 2": constant("beta", 2.0),
     "one key": _same_key,
-    "v * 1e4": lambda inputs: {**inputs, "v": inputs["v"] * 1e4},
+    "v * 1e4": scaled("v", 1e4),
 }
-_SIGNED = {f"alpha = {a}": _constant("alpha", a) for a in (0.0, 1.0, -1.0)}
-_GATED = {"g = 0": _constant("g", 0.0), "g = -30": _constant("g", -30.0), "mixed g": _some_strong}
+_SIGNED = {f"alpha = {a}": constant("alpha", a) for a in (0.0, 1.0, -1.0)}
+_GATED = {"g = 0": constant("g", 0.0), "g = -30": constant("g", -30.0), "mixed g": _some_strong}
 _SIZES: dict[str, Any] = {
     "small": {"H": 1, "HV": 1, "K": 4, "V": 3},
     "odd": {"H": 3, "HV": 3, "K": 5, "V": 7},

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from .._core.spec import TOL, Case, Inputs, OpSpec
+from .._core.spec import TOL, Case, Draw, Inputs, OpSpec, constant, scaled
 from . import reference
 from .launch import LAUNCH
 from .op import selective_scan
@@ -23,37 +23,25 @@ def _inputs(*, whole: bool, grouped: bool = False) -> Callable[..., Inputs]:
         D, N = dims["D"], dims["N"]
         shared = (B, T, dims["G"], N) if grouped else (B, T, N)
 
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, dtype=torch.float64, generator=generator)
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, dtype=torch.float64, generator=generator)
+        draw = Draw(generator)
 
         def even(*shape: int) -> Tensor:
             # Products of many normal numbers have outliers, whose rounding alone would be seen.
-            return 2 * uniform(*shape) - 1
+            return 2 * draw.uniform(*shape) - 1
 
         # Delta A over (-3, 0): eigenvalues over nearly all of (0, 1), or (-1, 1).
         inputs = {
             "u": even(B, T, D),
-            "dt": normal(B, T, D) if whole else uniform(B, T, D),
-            "A": -3 * uniform(D, N),
+            "dt": draw.normal(B, T, D) if whole else draw.uniform(B, T, D),
+            "A": -3 * draw.uniform(D, N),
             "B": even(*shared),
             "C": even(*shared),
         }
         if whole:
-            inputs |= {"D": even(D), "z": 2 * even(B, T, D), "dt_bias": normal(D) - 1}
+            inputs |= {"D": even(D), "z": 2 * even(B, T, D), "dt_bias": draw.normal(D) - 1}
         return inputs
 
     return make
-
-
-def _constant(name: str, value: float) -> Callable[[Inputs], Inputs]:
-    return lambda inputs: {**inputs, name: torch.full_like(inputs[name], value)}
-
-
-def _scaled(name: str, factor: float) -> Callable[[Inputs], Inputs]:
-    return lambda inputs: {**inputs, name: factor * inputs[name]}
 
 
 def _padding(inputs: Inputs) -> Inputs:
@@ -64,11 +52,11 @@ def _padding(inputs: Inputs) -> Inputs:
 
 
 _EXTREMES = {
-    "dt = 0": _constant("dt", 0.0),
-    "dt * 100": _scaled("dt", 100.0),  # a = 0, or -1
-    "A / 1000": _scaled("A", 1e-3),  # |a| close to 1
-    "A = 0": _constant("A", 0.0),
-    "u * 1e4": _scaled("u", 1e4),
+    "dt = 0": constant("dt", 0.0),
+    "dt * 100": scaled("dt", 100.0),  # a = 0, or -1
+    "A / 1000": scaled("A", 1e-3),  # |a| close to 1
+    "A = 0": constant("A", 0.0),
+    "u * 1e4": scaled("u", 1e4),
 }
 _CONSTANTS = frozenset({"A", "D", "dt_bias"})
 _SIZES: dict[str, Any] = {

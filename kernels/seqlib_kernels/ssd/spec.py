@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from .._core.chunks import itemsize
-from .._core.spec import TOL, Case, Inputs, OpSpec
+from .._core.spec import TOL, Case, Draw, Inputs, OpSpec, constant
 from . import reference
 from .launch import LAUNCH
 from .op import ssd
@@ -23,29 +23,24 @@ def _inputs(decay: str) -> Callable[..., Inputs]:
     def make(B: int, T: int, dims: Sizes, generator: Generator) -> Inputs:
         H, G, P, N = (dims[name] for name in ("H", "G", "P", "N"))
 
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, dtype=torch.float64, generator=generator)
-
-        def uniform(*shape: int) -> Tensor:
-            return torch.rand(shape, dtype=torch.float64, generator=generator)
-
-        inputs = {"x": normal(B, T, H, P), "B": normal(B, T, G, N), "C": normal(B, T, G, N)}
+        draw = Draw(generator)
+        inputs = {
+            "x": draw.normal(B, T, H, P),
+            "B": draw.normal(B, T, G, N),
+            "C": draw.normal(B, T, G, N),
+        }
         if decay == "alpha":  # one in eight exactly zero
-            alpha = 2 * uniform(B, T, H) - 1
-            inputs["alpha"] = torch.where(uniform(B, T, H) < 1 / 8, 0.0, alpha)
+            alpha = 2 * draw.uniform(B, T, H) - 1
+            inputs["alpha"] = torch.where(draw.uniform(B, T, H) < 1 / 8, 0.0, alpha)
             return inputs
-        inputs["A"] = -0.5 - 2 * uniform(H)
+        inputs["A"] = -0.5 - 2 * draw.uniform(H)
         if decay == "positive":
-            inputs["dt"] = uniform(B, T, H)
+            inputs["dt"] = draw.uniform(B, T, H)
         else:
-            inputs |= {"dt": normal(B, T, H), "D": normal(H), "dt_bias": normal(H)}
+            inputs |= {"dt": draw.normal(B, T, H), "D": draw.normal(H), "dt_bias": draw.normal(H)}
         return inputs
 
     return make
-
-
-def _constant(name: str, value: float) -> Callable[[Inputs], Inputs]:
-    return lambda inputs: {**inputs, name: torch.full_like(inputs[name], value)}
 
 
 def _every_third(name: str, value: float) -> Callable[[Inputs], Inputs]:
@@ -80,7 +75,7 @@ SPEC = OpSpec(
             make=_inputs("positive"),
             small={"H": 1, "G": 1, "P": 3, "N": 4},
             odd={"H": 3, "G": 1, "P": 5, "N": 7},
-            extremes={"dt = 0": _constant("dt", 0.0), "dt = 300": _every_third("dt", 300.0)},
+            extremes={"dt = 0": constant("dt", 0.0), "dt = 300": _every_third("dt", 300.0)},
             **_MAP,
         ),
         Case(
@@ -101,7 +96,7 @@ SPEC = OpSpec(
             options={"dt": None, "A": None},
             small={"H": 1, "G": 1, "P": 3, "N": 4},
             odd={"H": 3, "G": 3, "P": 5, "N": 7},
-            extremes={f"alpha = {a}": _constant("alpha", a) for a in (0.0, 1.0, -1.0)},
+            extremes={f"alpha = {a}": constant("alpha", a) for a in (0.0, 1.0, -1.0)},
         ),
     ),
     state_shape=lambda Nseq, dims: (Nseq, dims["H"], dims["P"], dims["N"]),
