@@ -32,19 +32,20 @@ def plot_tracking(runs: Iterable[TrackedRun], path: str | os.PathLike[str]) -> P
     tasks = by_task(runs)
     if not tasks:
         raise ValueError("runs must hold at least one run")
+    models = list(dict.fromkeys(run.model for group in tasks.values() for run in group))
     wide = min(len(tasks), 3)
     tall = -(-len(tasks) // wide)
     figure = Figure(figsize=(4.6 * wide, 3.6 * tall), layout="constrained")
     panels = figure.subplots(tall, wide, squeeze=False).ravel()
     for panel, (task, group) in zip(panels, tasks.items(), strict=False):
-        _draw(panel, task, group)
+        _draw(panel, task, group, models)
     for panel in panels[len(tasks) :]:
         panel.remove()
     return write_png(figure, path)
 
 
-def _draw(panel: "Axes", task: str, runs: Sequence[TrackedRun]) -> None:
-    models = list(dict.fromkeys(run.model for run in runs))
+def _draw(panel: "Axes", task: str, runs: Sequence[TrackedRun], models: Sequence[str]) -> None:
+    """One task; a model has the color of its place in `models`."""
     for (model, negative), group in by_model(runs).items():
         lengths, values = curves([run.score for run in group])
         style: dict[str, Any] = {"color": f"C{models.index(model)}"}
