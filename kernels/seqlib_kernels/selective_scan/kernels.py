@@ -7,7 +7,8 @@
 A program takes BD channels of one group and sequence and walks through its time in tiles of BT
 steps. Inside a tile it takes one state index n after the other: an associative scan over the
 tile. What a tile hands to the next, N states per channel, passes through memory, where the
-states also stay for the backward pass.
+states also stay for the backward pass. Threads read what others wrote only behind a barrier, one
+per tile; what is overwritten between barriers was computed from what stood there.
 """
 
 import triton
