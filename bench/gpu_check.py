@@ -29,6 +29,8 @@ SELF_CHECK, TUNE = "self_check.jsonl", "tune.jsonl"
 SELF_CHECK_S, TESTS_S, BENCHMARK_S, TUNE_S = 140, 200, 180, 50
 START_S, GRACE_S = 12, 8  # for imports; to write what is known when the time is over
 PROCESSES = 8
+# Of each process of the tests; inductor would start as many compilers as there are cores.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def parts(folder: Path, *, tune: bool = False) -> tuple[Part, ...]:
     limit = ("--time-limit", "{seconds}")
     found = [
         Part("self-check", (python, "-c", self_check, str(folder), "{seconds}"), SELF_CHECK_S),
-        Part("GPU tests", (python, *tests), TESTS_S, {"OMP_NUM_THREADS": "1"}),
+        Part("GPU tests", (python, *tests), TESTS_S, ONE_THREAD),
         Part("benchmark", (python, *bench, "run", "--suite", "gpu-quick", *out), BENCHMARK_S),
     ]
     if tune:

@@ -2,6 +2,7 @@
 """Work in processes of its own, which may crash or hang: a fault on a GPU ends its process."""
 
 import contextlib
+import math
 import multiprocessing
 import signal
 import threading
@@ -11,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from multiprocessing.connection import Connection
 from typing import Any
 
-START_S = 180  # a process may take so long to import, draw inputs and compute the truth
 GRACE_S = 10
 
 
@@ -43,7 +43,7 @@ class Isolated:
         self._pipe: Any = None
 
     def __call__(self, *request: Any, limit_s: float, deadline: float) -> Any:
-        """What the function returns for `request`.
+        """What the function returns for `request`; `limit_s` begins when there is a function.
 
         Raises:
             Crashed: the process died, the function raised, or it took more than `limit_s`.
@@ -72,7 +72,7 @@ class Isolated:
         self._process.start()
         theirs.close()
         try:
-            self._answer(START_S, deadline)
+            self._answer(math.inf, deadline)
         except Crashed as error:
             raise NotStartedError(str(error)) from None
 

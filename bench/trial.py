@@ -2,7 +2,6 @@
 """One launch row on the device: compared with the reference, then timed beside another row."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +54,7 @@ class Trials:
         small: the sizes that differ in the problems compared first.
         contender: the op on `backend`.
         seconds: time given to a row in each mode and workload.
+        timing: compute now what `measure` compares with: for long sequences it takes a while.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Trials:
         contender: Contender,
         backend: str,
         seconds: float,
+        timing: bool,
     ) -> None:
         if spec.launch is None:
             raise ValueError(f"{spec.name} has no launch rows")
@@ -75,6 +76,8 @@ class Trials:
         self._contender = contender
         where = device.torch_device
         self._problems = [make_problem(workload, spec, where) for workload in workloads]
+        self._wants = [solve(problem) for problem in self._problems] if timing else []
+        torch.cuda.empty_cache()  # the other processes need room too
         firsts = {p.case.name: p for p in reversed(self._problems)}.values()
         self._small = [_small(problem, small, backend, where) for problem in firsts]
         self._small_wants = [testing.oracle(problem) for problem in self._small]
@@ -104,8 +107,10 @@ class Trials:
         """Compare on every problem, then time `row` in turns with `against`, maybe the same.
 
         Raises:
-            ValueError: `against` is not right.
+            ValueError: `against` is not right, or these trials are not for timing.
         """
+        if not self._wants:
+            raise ValueError("timing must be true for rows to be timed")
         trial, entries = self._compared(row)
         if trial.status != "ok":
             return trial
@@ -123,12 +128,6 @@ class Trials:
     def family(self, row: Launch, check: int) -> float:
         """The error in eps of `row` in one of the checks of `testing.list_checks`."""
         return dataclasses.replace(self._others[check], launch=row).error()
-
-    @functools.cached_property
-    def _wants(self) -> list[Result]:
-        wants = [solve(problem) for problem in self._problems]
-        torch.cuda.empty_cache()  # the other processes need room too
-        return wants
 
     def _compared(self, row: Launch) -> tuple[Trial, list[Entry]]:
         """What comparing gave, remembered, and an entry for each workload if `row` is right."""

@@ -62,7 +62,8 @@ class Search:
         group: what is searched.
         path: gets a line for every candidate as soon as it is known. Lines that are there already
             are not tried again if they are of the same unchanged commit, device and versions.
-        make: makes `Trials` from op, workloads and small sizes, in a process of its own.
+        make: makes `Trials` from op, workloads, small sizes and whether they are for timing, in
+            a process of its own.
         helpers: how many processes compile side by side; nothing else runs while one times.
         about: what every line is traceable to.
         say: hears a remark for every candidate.
@@ -85,8 +86,8 @@ class Search:
         self._path, self._say = path, say
         self._about = {"op": group.op, "workloads": [str(w) for w in group.workloads], **about}
         arguments = (group.op, group.workloads, dict(group.space.small))
-        self._timer = Isolated(make, *arguments)
-        self._helpers = [Isolated(make, *arguments) for _ in range(helpers)]
+        self._timer = Isolated(make, *arguments, True)
+        self._helpers = [Isolated(make, *arguments, False) for _ in range(helpers)]
         self._past = _read(path, self._about)
 
     def run(self, deadline: float) -> None:
@@ -118,13 +119,14 @@ class Search:
             for candidate in self._rehearse(fresh, base, deadline):
                 tried = self._measure(candidate, base, deadline)
                 if tried.right and (best is None or tried.speedup > GAIN * best.speedup):
-                    best = tried
+                    best = self.winner = tried
                     base = base or best
 
     def _choose(self, deadline: float) -> None:
         """Take the fastest row that also serves the family's other cases and dtypes."""
         rows = [tried for tried in self.tried if tried.right]
         better = [tried for tried in rows if tried.row != self.group.row]
+        self.winner = None
         if not rows:
             self.note = "no row that was tried is right" if self.tried else self.note
             return
@@ -322,7 +324,9 @@ def tune(
     return right
 
 
-def gpu_trials(op: str, workloads: Sequence[Workload], small: Mapping[str, int]) -> Trials:
+def gpu_trials(
+    op: str, workloads: Sequence[Workload], small: Mapping[str, int], timing: bool
+) -> Trials:
     """What a process of a search on a GPU holds."""
     torch.set_num_threads(1)  # there are many processes
 
@@ -334,4 +338,5 @@ def gpu_trials(op: str, workloads: Sequence[Workload], small: Mapping[str, int])
         contender=ours("triton", "cuda"),
         backend="triton",
         seconds=SECONDS,
+        timing=timing,
     )

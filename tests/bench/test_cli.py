@@ -5,8 +5,9 @@ import dataclasses
 
 import pytest
 import torch
+from seqlib_kernels._core import launch
 
-from bench import cpu, peers, records, suites
+from bench import cli, cpu, peers, records, suites, tune, tune_groups
 from bench.cli import main
 from bench.contender import ours
 from bench.workloads import Workload
@@ -98,6 +99,40 @@ def test_nothing_near_gets_the_known_names(capsys):
 )
 def test_what_tune_refuses(capsys, argv, message):
     assert message in refused(capsys, "tune", *argv)
+
+
+def test_tune_searches_the_workloads_that_are_named(gpu, monkeypatch, tmp_path):
+    """All but the GPU: what reaches the search."""
+    name = "ssd positive B=2 T=4096 H=32 G=1 P=64 N=128 bfloat16"
+    seen = {}
+
+    def find_groups(workloads, arch, device):
+        seen.update(workloads=workloads, arch=arch, device=device)
+        return ["a group"]
+
+    def search(groups, folder, **options):
+        seen.update(groups=groups, folder=folder, **options)
+        return not options["about"]["device"].startswith("another")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(cli, "_device", lambda kind: gpu)
+    monkeypatch.setattr(launch, "device_arch", lambda device: "sm_90")
+    monkeypatch.setattr(tune_groups, "find_groups", find_groups)
+    monkeypatch.setattr(tune, "tune", search)
+    arguments = ["tune", "--workload", name, "--time-limit", "30", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert [str(workload) for workload in seen["workloads"]] == [name]
+    assert (seen["arch"], seen["device"].type) == ("sm_90", "cuda")
+    assert (seen["groups"], seen["folder"]) == (["a group"], tmp_path)
+    assert seen["time_limit_s"] == 30
+    assert seen["make"] is tune.gpu_trials
+    assert 1 <= seen["helpers"] <= 8
+    assert {"commit", "dirty", "torch", "triton", "driver"} <= set(seen["about"])
+    assert main(["tune", "--op", "delta_rule"]) == 0
+    assert {workload.op for workload in seen["workloads"]} == {"delta_rule"}
+    assert seen["folder"] == cli.OUT / "tune"
+    monkeypatch.setattr(gpu, "facts", lambda: {"device": "another"})
+    assert main(arguments) == 1, "a search that was not well is no success"
 
 
 def test_an_unknown_command_is_refused(capsys):

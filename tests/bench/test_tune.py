@@ -90,7 +90,7 @@ class RowClock:
         return Sample(seconds(seen[-1]))
 
 
-def make(op, workloads, small):
+def make(op, workloads, small, timing):
     return Trials(
         SPEC,
         workloads,
@@ -99,6 +99,7 @@ def make(op, workloads, small):
         contender=ours("cpu", "cpu"),
         backend="cpu",
         seconds=0.0,
+        timing=timing,
     )
 
 
@@ -301,6 +302,8 @@ def test_an_interrupted_search_loses_nothing_and_goes_on(tmp_path, monkeypatch):
     first = [line["text"] for line in lines(tmp_path)]
     assert len(first) == 8
     assert [tried.line["text"] for tried in shown[0].tried] == first
+    assert shown[0].winner.row.tiles["BT"] == 4, "the best so far"
+    assert shown[0].note == "the search did not get to its end"
     _, (found,), _ = search(tmp_path, helpers=0)
     texts = [line["text"] for line in lines(tmp_path) if line["stage"] == "search"]
     assert len(texts) == len(set(texts)), "nothing is tried twice"
@@ -421,13 +424,21 @@ def test_where_the_stored_row_is_a_little_off_too_no_better_is_asked(
 def test_a_failure_after_which_nothing_runs_ends_the_process():
     device = RowClock()
     trials = Trials(
-        SPEC, (SCAN,), {}, device=device, contender=ours("cpu", "cpu"), backend="cpu", seconds=0
-    )
+        SPEC, (SCAN,), {}, device=device, contender=ours("cpu", "cpu"), backend="cpu", seconds=0,
+        timing=False,
+    )  # fmt: skip
     large = dataclasses.replace(STORED, tiles={"BT": 64, "BD": 32})
     assert trials.rehearse(large).status == "failed"
     device.alive = False
     with pytest.raises(RuntimeError, match="out of resource"):
         trials.rehearse(large)
+
+
+def test_helpers_do_not_time():
+    trials = make("linear_scan", (SCAN,), {}, False)
+    assert trials.rehearse(STORED).status == "ok"
+    with pytest.raises(ValueError, match="timing must be true"):
+        trials.measure(STORED, STORED)
 
 
 def test_a_family_without_rows_is_refused():
