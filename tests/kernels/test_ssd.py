@@ -130,14 +130,15 @@ def test_sizes_of_several_tiles(P, N):
 # Blocks of 64 were miscompiled elsewhere while 32 and 128 were right.
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    ("P", "N"), [(20, 32), (36, 100), (64, 16), (64, 64), (64, 128), (128, 64), (100, 256)]
+    ("P", "N"), [(20, 32), (36, 100), (64, 16), (64, 64), (64, 128), (128, 64), (20, 256)]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_sizes_on_a_gpu(case, dtype, P, N):
     dims = {"H": 4, "G": 2, "P": P, "N": N}
-    # Seed 1 as above: gradients of dt_bias may cancel.
-    problem = Problem.draw(SPEC, CASES[case], 1, 333, dims, dtype=dtype, device="cuda", seed=1)
+    # Seed 1 as above: gradients of dt_bias may cancel. The CPU kernels' worst, measured: float32
+    # 12.5 eps, bfloat16 0.97, float16 0.98.
+    problem = Problem.draw(SPEC, CASES[case], 1, 133, dims, dtype=dtype, device="cuda", seed=1)
     check(problem, "triton")
 
 
