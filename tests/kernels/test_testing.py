@@ -7,7 +7,7 @@ import pytest
 import torch
 from seqlib_kernels import linear_scan
 from seqlib_kernels.linear_scan.spec import SPEC
-from seqlib_kernels.testing import check_kernels, rel_err
+from seqlib_kernels.testing import SPECS, check_kernels, rel_err
 
 NAN, INF = float("nan"), float("inf")
 
@@ -39,8 +39,8 @@ def test_rel_err_refuses_other_shapes():
 
 
 def test_check_kernels_on_the_cpu():
-    report = check_kernels("cpu", specs=[SPEC])
-    assert len(report.rows) == sum(len(case.dtypes) for case in SPEC.cases)
+    report = check_kernels("cpu")
+    assert len(report.rows) == sum(len(case.dtypes) for spec in SPECS for case in spec.cases)
     assert not report.failures
     assert "linear_scan  complex reverse  cpu -   complex64" in str(report)
 

@@ -126,8 +126,9 @@ SPEC = OpSpec(
     exact_cut={"cpu": 16, "triton": 64},
     spoils_chunks=frozenset({"triton"}),
     # Measured on CPUs, worst of all results: float32 16 eps at T = 35, 34 at T = 65 in one chunk;
-    # bfloat16 3.6, on kernels whose products take bfloat16 operands.
-    tolerance={**TOL, torch.float32: 64, torch.bfloat16: 5},
+    # bfloat16 3.6, on kernels whose products take bfloat16 operands; float16 2.2 at T = 131, which
+    # the true gradient of g has too once it is rounded: one step's is far above the others.
+    tolerance={**TOL, torch.float32: 64, torch.bfloat16: 5, torch.float16: 4},
     # Per update and state element one multiplication and addition each for S'k, the update and
     # S'q; backward the first two again and six for the gradients.
     flops=lambda *size: 6 * _updates(*size),
