@@ -42,7 +42,8 @@ def test_check_kernels_on_the_cpu():
     report = check_kernels("cpu")
     assert len(report.rows) == sum(len(case.dtypes) for spec in SPECS for case in spec.cases)
     assert not report.failures
-    assert "linear_scan  complex reverse  cpu -   complex64" in str(report)
+    words = [line.split() for line in str(report).splitlines()]
+    assert ["linear_scan", "complex", "reverse", "cpu", "-", "complex64"] in [w[:6] for w in words]
 
 
 @pytest.mark.interpret
