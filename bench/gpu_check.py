@@ -130,6 +130,7 @@ def _run(
         text=True,
         errors="replace",
         start_new_session=True,
+        preexec_fn=_hear_interrupts,
     )
     late = threading.Event()
 
@@ -156,3 +157,8 @@ def _run(
     if late.is_set():
         return process.returncode, "out of time"
     return process.returncode, "ok" if process.returncode == 0 else "failed"
+
+
+def _hear_interrupts() -> None:
+    """In a part's process: a shell's background job would leave it deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
