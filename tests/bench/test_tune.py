@@ -4,6 +4,7 @@
 import dataclasses
 import io
 import json
+import threading
 import time
 
 import pytest
@@ -104,9 +105,13 @@ def make(op, workloads, small, timing):
 
 
 class Local:
-    """`Isolated` without a process; `requests` and `before` are of the class."""
+    """`Isolated` without a process; `requests` and `before` are of the class.
+
+    One answers at a time: in one process all share the launch row that is forced.
+    """
 
     requests: list[tuple] = []  # noqa: RUF012
+    turn = threading.Lock()
     before = staticmethod(lambda request: None)
 
     def __init__(self, make, *arguments) -> None:
@@ -116,6 +121,10 @@ class Local:
     def __call__(self, *request, limit_s, deadline):
         if time.monotonic() > deadline:
             raise OutOfTimeError
+        with self.turn:
+            return self._answer(request)
+
+    def _answer(self, request):
         self.before(request)
         self.requests.append(request)
         try:
