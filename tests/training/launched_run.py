@@ -35,7 +35,7 @@ class ShardsOnCpu(trainer_module.SeqTrainer):
         super().create_accelerator_and_postprocess()
 
 
-if __name__ == "__main__":
+def main():
     out, kind, batch = (
         Path(sys.argv[1]),
         sys.argv[2],
@@ -62,4 +62,9 @@ if __name__ == "__main__":
         }
         (out / "losses.json").write_text(json.dumps(found))
     if dist.is_initialized():
+        dist.barrier()  # a rank that ended while the other still wrote was once seen to abort
         dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
