@@ -2,6 +2,7 @@
 """Pretrain a language model on text, compare it with what text alone gives, and show a sample."""
 
 import dataclasses
+import gc
 import logging
 import sys
 from collections.abc import Sequence
@@ -188,3 +189,4 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except (ValueError, OSError, CheckpointError) as error:
         sys.exit(f"error: {error}")
+    gc.collect()  # models hold the process group, whose threads must not outlive the interpreter

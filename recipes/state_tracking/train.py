@@ -2,6 +2,7 @@
 """Train a model on a state-tracking task and test it on longer sequences than it was trained on."""
 
 import dataclasses
+import gc
 import json
 import logging
 import sys
@@ -165,3 +166,4 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except (ValueError, OSError, CheckpointError) as error:
         sys.exit(f"error: {error}")
+    gc.collect()  # models hold the process group, whose threads must not outlive the interpreter
