@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is timed: ops at shapes, and the tensors that such a workload stands for."""
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from seqlib_kernels._core.spec import Case, Inputs, OpSpec
+from seqlib_kernels.testing import SPECS
 from torch import Generator, Tensor
 
 # Small tensors that models keep in float32 where the rest has 16 bits.
@@ -45,8 +45,8 @@ class Problem:
 
 
 def load_spec(op: str) -> OpSpec:
-    """What the family of `op` tells tests and benchmark about itself."""
-    return importlib.import_module(f"seqlib_kernels.{op}.spec").SPEC
+    """What `op` tells tests and benchmark about itself."""
+    return next(spec for spec in SPECS if spec.name == op)
 
 
 def make_problem(workload: Workload, spec: OpSpec, device: torch.device) -> Problem:

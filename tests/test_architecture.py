@@ -154,6 +154,7 @@ def test_the_folder_kernels_is_not_a_package():
 
 
 def test_every_family_has_the_same_rooms():
+    """A family of several recurrences has a folder for each."""
     rooms = {
         "__init__.py", "reference.py", "op.py", "cpu.py", "kernels.py", "launch.py", "step.py",
         "spec.py", "README.md",
@@ -161,8 +162,12 @@ def test_every_family_has_the_same_rooms():
     families = [p for p in OPS.iterdir() if p.is_dir() and p.name[0] not in "_."]
     assert families
     for family in families:
-        missing = rooms - {p.name for p in family.iterdir()}
-        assert not missing, f"{family.name} lacks {sorted(missing)}"
+        ops = [family] if (family / "op.py").exists() else [*family.glob("*/")]
+        ops = [op for op in ops if op.name != "__pycache__"]
+        assert ops, f"{family.name} has no op"
+        for op in ops:
+            missing = rooms - {p.name for p in op.iterdir()}
+            assert not missing, f"{op.relative_to(OPS)} lacks {sorted(missing)}"
 
 
 def test_every_file_opens_with_a_licence_line_and_a_docstring():
