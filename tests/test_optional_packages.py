@@ -9,7 +9,8 @@ import importlib, pkgutil, sys
 
 for name in (
     "datasets", "deepspeed", "google.protobuf", "jax", "kernels", "lm_eval", "mambapy",
-    "soundfile", "tensorboard", "torchaudio", "torchdata", "torchmetrics", "triton", "zstandard",
+    "sklearn", "soundfile", "tensorboard", "torchaudio", "torchdata", "torchmetrics", "triton",
+    "zstandard",
 ):
     sys.modules[name] = None
 
