@@ -101,10 +101,10 @@ def _readout(
     fan_in = state_size * (hidden_size if c_init == "lecun_normal" else 1)
     pair = _lecun(hidden_size, state_size, 2, fan_in=fan_in, generator=generator)
     C = (pair[..., 0] + 1j * pair[..., 1]).reshape(hidden_size, -1, len(modes.V))
-    return (C @ modes.V).astype(np.complex128).reshape(hidden_size, P)
+    return (C @ modes.V).reshape(hidden_size, P)
 
 
-def _lecun(*shape: int, fan_in: int, generator: torch.Generator | None) -> Complex:
+def _lecun(*shape: int, fan_in: int, generator: torch.Generator | None) -> Real:
     """Normal values of variance 1 / fan_in, none beyond two standard deviations before the cut."""
     values = torch.empty(shape, dtype=torch.float64, device="cpu")
     torch.nn.init.trunc_normal_(values, 0.0, 1.0, -2.0, 2.0, generator=generator)
