@@ -79,6 +79,23 @@ def test_chunks_equal_steps(T, K, alpha, dtype, bound):
         assert (one - other).abs().max() < bound * other.abs().max()
 
 
+def test_final_states_of_rows_of_different_lengths():
+    tensors = make(4, 2 * CHUNK + 3)
+    state = torch.randn(2, 3, 4, dtype=torch.float64)
+    for lengths in ([0, 1], [CHUNK, 2 * CHUNK + 3], [CHUNK + 1, 2 * CHUNK]):
+        _, got = dense_ssm(
+            **tensors,
+            initial_state=state,
+            return_final_state=True,
+            lengths=torch.tensor(lengths),
+        )
+        assert got is not None
+        for row, length in enumerate(lengths):
+            one = {**tensors, "u": tensors["u"][row : row + 1, :length]}
+            _, want = dense_ssm(**one, initial_state=state[row : row + 1], return_final_state=True)
+            torch.testing.assert_close(got[row : row + 1], want, rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_long_sequence_of_64_states_does_not_drift(dtype):
     """4096 tokens. Measured, of the largest output: float32 9e-7, bfloat16 2.3e-3."""

@@ -25,6 +25,7 @@ def dense_ssm(
     alpha: float = 0.5,
     initial_state: Tensor | None = None,
     return_final_state: bool = False,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Run x_t = Abar x_{t-1} + Bbar u_t, y_t = C x_t + D u_t in every channel, N states each.
 
@@ -40,6 +41,8 @@ def dense_ssm(
         alpha: 0.5 is the trapezoidal rule, 1 backward and 0 forward Euler.
         initial_state: [B, H, N] state before the first token, zeros if None.
         return_final_state: return the state after the last token too.
+        lengths: [B] int64, the number of tokens of each row, T by default: later ones, whose
+            outputs mean nothing, leave no trace in the final state.
 
     Returns:
         y [B, T, H] or [B, T, K, H] in the dtype of u, and the final state [B, H, N] or None.
@@ -92,9 +95,7 @@ def dense_ssm(
     y = _skip(y.reshape(*u.shape[:2], *C.shape[:-1]), u, D)
     if not return_final_state:
         return y, None
-    last = T - (G - 1) * Q
-    tail = chunks[:, :, -1, :last] @ writes[:, Q - last :]
-    return y, (_power_of(squares, last, before[-1]) + tail).transpose(0, 1).contiguous()
+    return y, _final_state(chunks, torch.stack(before), writes, squares, lengths, T)
 
 
 def dense_ssm_step(
@@ -170,12 +171,28 @@ def _toeplitz(kernel: Tensor) -> Tensor:
     return table.transpose(1, 2).flatten(2)
 
 
-def _power_of(squares: list[Tensor], exponent: int, x: Tensor) -> Tensor:
-    """x times a^exponent, by the powers 1, 2, 4 ... that make it up."""
-    for bit, square in enumerate(squares):
-        if exponent >> bit & 1:
-            x = x @ square
-    return x
+def _final_state(
+    chunks: Tensor,
+    before: Tensor,
+    writes: Tensor,
+    squares: list[Tensor],
+    lengths: Tensor | None,
+    T: int,
+) -> Tensor:
+    """[B, H, N] after each row's last token: on from `before` [G, H, B, N] its last chunk."""
+    _, B, _, Q = chunks.shape
+    rows = torch.arange(B, device=chunks.device)
+    if lengths is None:
+        lengths = torch.full_like(rows, T)
+    last = (lengths - 1).clamp_min(0) // Q
+    left = lengths - last * Q
+    state = before[last, :, rows].transpose(0, 1)
+    for bit, square in enumerate(squares):  # the powers 1, 2, 4 ... that make up `left`
+        state = torch.where((left >> bit & 1).bool()[:, None], state @ square, state)
+    at = torch.arange(Q, device=chunks.device) - (Q - left)[:, None]
+    tail = chunks[:, rows, last].gather(-1, at.clamp_min(0).expand(chunks.shape[0], B, Q))
+    state = state + torch.where(at >= 0, tail, 0) @ writes
+    return state.transpose(0, 1).contiguous()
 
 
 def _skip(y: Tensor, u: Tensor, D: Tensor | None) -> Tensor:
