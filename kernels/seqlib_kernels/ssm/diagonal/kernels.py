@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launchers of the diagonal model's Triton kernels: two launches forward, four backward."""
+# pyright: reportCallIssue=false, reportIndexIssue=false
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from ..._core import alloc
+from ..._core.backend import interpreting
+from ..._core.dtypes import state_dtype
+from .arguments import Tensors
+from .kernels_gradients import table_gradients
+from .kernels_tables import make_tables, parameter_gradients
+from .kernels_walk import walk
+from .launch import pick, precision
+
+PER = 512  # chunks whose share in the gradients of tables one program sums
+
+
+class Tables(NamedTuple):
+    """What a chunk is multiplied with, see `make_tables`, in the dtype of states.
+
+    lags [H,BT]; write, read [H,BT,2,M]; powers [H,BT+1,2,M]; span [H,2,2,M].
+    """
+
+    lags: Tensor
+    write: Tensor
+    read: Tensor
+    powers: Tensor
+    span: Tensor
+
+    def adjoint(self) -> "Tables":
+        """Of the walk that takes the gradient of outputs to that of inputs."""
+        return self._replace(write=self.read, read=self.write)
+
+
+class _Plan:
+    """What all launches of one call share: sizes, constants, grids."""
+
+    def __init__(self, given: Tensors, reverse: bool) -> None:
+        u, (H, M, _) = given.u, given.a.shape
+        if u.dtype == torch.float64 and not interpreting():
+            raise TypeError("u must not be float64 on a GPU: use float32, or backend='reference'")
+        self.given, self.reverse, self.dtype = given, reverse, state_dtype(u.dtype)
+        self.row = pick(u, M)
+        tiles = dict(self.row.tiles)
+        tiles["BH"] = min(tiles["BH"], triton.next_power_of_2(H))
+        tiles["BM"] = min(tiles["BM"], max(16, triton.next_power_of_2(M)))
+        self.tiles, self.T, self.H, self.M = tiles, u.shape[1], H, M
+        self.packed = given.cu_seqlens is not None
+        self.precision = precision(u.dtype, self.row)
+        self.blocks = triton.cdiv(H, tiles["BH"])
+        self.states = given.states_shape(tiles["BT"])
+
+    def empty(self, *shape: int) -> Tensor:
+        return alloc.empty(shape, self.given.u, self.dtype)
+
+    def options(self, kernel: Any, *tiles: str) -> dict[str, Any]:
+        """Tiles of these names and compiler options of one kernel."""
+        own = self.row.compile_options(kernel.__name__)
+        return {**{name: self.tiles[name] for name in tiles}, **own}
+
+    def tables(self) -> Tables:
+        """Made in float64 and rounded to the dtype of states."""
+        H, M, BT, given = self.H, self.M, self.tiles["BT"], self.given
+        tables = Tables(
+            self.empty(H, BT),
+            *(self.empty(H, n, 2, M) for n in (BT, BT, BT + 1, 2)),
+        )
+        if H:
+            make_tables[(H,)](
+                given.a, given.b, given.c, given.D, *tables, H, M=M, SKIP=given.D is not None,
+                **self.options(make_tables, "BT", "R", "BM"),
+            )  # fmt: skip
+        return tables
+
+    def walk(
+        self, tables: Tables, x: Tensor, h0: Tensor | None, adjoint: bool, save: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs, final states and the states before chunks; of the adjoint, its own."""
+        y, hT = alloc.empty(x.shape, x), self.empty(self.given.sequences, self.H, self.M, 2)
+        states = self.empty(self.states[0] if save else 0, *self.states[1:])
+        grid = (self.given.sequences * self.blocks,)
+        if grid[0]:
+            walk[grid](
+                x, *tables, h0, self.given.cu_seqlens, y, hT, states, self.T,
+                H=self.H, M=self.M, PACKED=self.packed, BACKWARDS=self.reverse != adjoint,
+                ADJOINT=adjoint, INITIAL=h0 is not None, KEEP=save, PRECISION=self.precision,
+                **self.options(walk, "BT", "R", "BH", "BM"),
+            )  # fmt: skip
+        return y, hT, states
+
+
+def forward(given: Tensors, reverse: bool, save: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """y [B,T,H], hT [Nseq,H,M,2] and the states kept for `backward`; see `op.py`."""
+    plan = _Plan(given, reverse)
+    return plan.walk(plan.tables(), given.u, given.h0, adjoint=False, save=save)
+
+
+def backward(
+    dy: Tensor, dhT: Tensor, given: Tensors, states: Tensor, reverse: bool
+) -> tuple[Tensor | None, ...]:
+    """The gradients of u, a, b, c, D (or None) and h0; see `op.py`."""
+    plan = _Plan(given, reverse)
+    tables = plan.tables()
+    du, dh0, adjoints = plan.walk(tables.adjoint(), dy, dhT, adjoint=True, save=True)
+
+    # Blocks of chunks write their parts apart, and the parts are added in order.
+    H, M, BT, slots = plan.H, plan.M, plan.tiles["BT"], states.shape[0]
+    splits = triton.cdiv(slots, PER)
+    dlags, da = plan.empty(splits, H, BT, BT), plan.empty(splits, H, 2, M)
+    dwrite, dread = (plan.empty(splits, H, BT, 2, M) for _ in range(2))
+    grid = (splits * plan.blocks, 1 + triton.cdiv(M, plan.tiles["BM"]))
+    if grid[0]:
+        table_gradients[grid](
+            given.u, dy, states, adjoints, tables.powers, given.cu_seqlens,
+            dlags, dwrite, dread, da,
+            given.sequences, plan.T, slots, PER, given.sequences.bit_length(),
+            H=H, M=M, PACKED=plan.packed, BACKWARDS=reverse, PRECISION=plan.precision,
+            **plan.options(table_gradients, "BT", "R", "BH", "BM"),
+        )  # fmt: skip
+    grads = tuple(alloc.empty(x.shape, x) for x in (given.a, given.b, given.c))
+    dskip = None if given.D is None else alloc.empty(given.D.shape, given.D)
+    options = plan.options(parameter_gradients, "BT", "BM")
+    if H:
+        parameter_gradients[(H, triton.cdiv(M, options["BM"]))](
+            given.a, given.b, given.c, dlags, dwrite, dread, da, *grads, dskip,
+            splits, H, M=M, **options,
+        )  # fmt: skip
+    return du, *grads, dskip, dh0

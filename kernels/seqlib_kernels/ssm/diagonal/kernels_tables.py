@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton kernels between parameters and the tables of chunks, in float64; see KERNELS.md."""
+# pyright: reportCallIssue=false, reportIndexIssue=false, reportArgumentType=false
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def product(x_re, x_im, y_re, y_im):
+    """x y"""
+    return x_re * y_re - x_im * y_im, x_re * y_im + x_im * y_re
+
+
+@triton.jit
+def then(ar1, ai1, xr1, xi1, ar2, ai2, xr2, xi2):
+    """First x -> a1 x + x1, then x -> a2 x + x2."""
+    return (
+        ar2 * ar1 - ai2 * ai1,
+        ar2 * ai1 + ai2 * ar1,
+        ar2 * xr1 - ai2 * xi1 + xr2,
+        ar2 * xi1 + ai2 * xr1 + xi2,
+    )
+
+
+@triton.jit
+def plane(table, o, m, i: tl.constexpr, M: tl.constexpr):
+    """Plane i of numbers kept as planes of M."""
+    return tl.load(table + o + i * M, mask=m, other=0.0)
+
+
+@triton.jit
+def write_planes(table, o, m, re, im, M: tl.constexpr):
+    """Real and imaginary parts into two planes of M."""
+    tl.store(table + o, re.to(table.dtype.element_ty), mask=m)
+    tl.store(table + o + M, im.to(table.dtype.element_ty), mask=m)
+
+
+@triton.jit
+def pair(x, o, m):
+    """A row [1, BM] of complex numbers kept as pairs."""
+    return tl.load(x + 2 * o, mask=m, other=0.0), tl.load(x + 2 * o + 1, mask=m, other=0.0)
+
+
+@triton.jit
+def powers_before(a_re, a_im, o_k):
+    """a^(k - 1) for k from 1, and 1 for k = 0: [BT, BM]. Products only, so that a may be 0."""
+    re = tl.where(o_k < 2, 1.0, a_re)
+    im = tl.where(o_k < 2, 0.0, a_im)
+    return tl.associative_scan((re, im), 0, product)
+
+
+@triton.jit
+def after(p_re, p_im, a_re, a_im, o_k):
+    """a^k from `powers_before`."""
+    re, im = product(p_re, p_im, a_re, a_im)
+    return tl.where(o_k == 0, 1.0, re), tl.where(o_k == 0, 0.0, im)
+
+
+@triton.jit
+def make_tables(
+    a, b, c, skip,
+    lags, write, read, powers, span,
+    H, M: tl.constexpr, SKIP: tl.constexpr, BT: tl.constexpr, R: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    """lags_k = Re(sum c b a^k) + [k = 0] D; write_k = b a^k; read_k = (c a^(k+1))*; powers_k = a^k.
+
+    span is a^((R - 1) BT) as two numbers of the tables' precision. A program takes a channel.
+    """
+    i_h = tl.program_id(0)
+    o_k = tl.arange(0, BT)[:, None]
+    total = tl.zeros([BT], tl.float64)
+    if SKIP:
+        total += tl.where(tl.arange(0, BT) == 0, tl.load(skip + i_h).to(tl.float64), 0.0)
+    for i_m in tl.range(0, M, BM):
+        o_m = i_m + tl.arange(0, BM)[None, :]
+        m_m = o_m < M
+        a_re, a_im = pair(a, i_h * M + o_m, m_m)
+        b_re, b_im = pair(b, i_h * M + o_m, m_m)
+        c_re, c_im = pair(c, i_h * M + o_m, m_m)
+        p_re, p_im = powers_before(a_re, a_im, o_k)
+        p_re, p_im = after(p_re, p_im, a_re, a_im, o_k)
+        m = m_m & (o_k < BT)
+        o_p = (i_h * (BT + 1) + o_k) * (2 * M) + o_m
+        write_planes(powers, o_p, m & (o_k == 0), p_re, p_im, M)
+        w_re, w_im = product(p_re, p_im, b_re, b_im)
+        write_planes(write, (i_h * BT + o_k) * (2 * M) + o_m, m, w_re, w_im, M)
+        total += tl.sum(w_re * c_re - w_im * c_im, axis=1)
+        p_re, p_im = product(p_re, p_im, a_re, a_im)
+        write_planes(powers, o_p + 2 * M, m, p_re, p_im, M)
+        w_re, w_im = product(p_re, p_im, c_re, c_im)
+        write_planes(read, (i_h * BT + o_k) * (2 * M) + o_m, m, w_re, -w_im, M)
+
+        p_re = tl.sum(tl.where(o_k == BT - 1, p_re, 0.0), axis=0, keep_dims=True)
+        p_im = tl.sum(tl.where(o_k == BT - 1, p_im, 0.0), axis=0, keep_dims=True)
+        s_re, s_im = p_re, p_im
+        for _ in tl.static_range(R - 2):
+            s_re, s_im = product(s_re, s_im, p_re, p_im)
+        o_s = i_h * (4 * M) + o_m
+        write_planes(span, o_s, m_m, s_re, s_im, M)
+        s_re -= s_re.to(span.dtype.element_ty).to(tl.float64)
+        s_im -= s_im.to(span.dtype.element_ty).to(tl.float64)
+        write_planes(span, o_s + 2 * M, m_m, s_re, s_im, M)
+    tl.store(lags + i_h * BT + tl.arange(0, BT), total.to(lags.dtype.element_ty))
+
+
+@triton.jit(do_not_specialize=["splits"])
+def parameter_gradients(
+    a, b, c, dlags, dwrite, dread, rest,
+    da, db, dc, dskip,
+    splits, H, M: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    """The gradients of a, b, c and D from those of the tables, summed over their parts.
+
+    A program takes a channel and BM of its modes.
+    """
+    i_h = tl.program_id(0)
+    o_t = tl.arange(0, BT)
+    o_k = o_t[:, None]
+    o_m = tl.program_id(1) * BM + tl.arange(0, BM)[None, :]
+    m_m = o_m < M
+    m = m_m & (o_k < BT)
+    lag = tl.zeros([BT], tl.float64)
+    w_re = tl.zeros([BT, BM], tl.float64)
+    w_im, r_re, r_im = w_re, w_re, w_re
+    da_re = tl.zeros([1, BM], tl.float64)
+    da_im = da_re
+    p_lags = dlags + i_h.to(tl.int64) * BT * BT
+    o = (i_h * BT + o_k) * (2 * M) + o_m
+    for _ in tl.range(0, splits):
+        for j in tl.range(0, BT):  # the diagonals of the product of inputs with outputs
+            on = tl.load(p_lags + j * BT + j + o_t, mask=j + o_t < BT, other=0.0)
+            lag += on.to(tl.float64)
+        w_re += plane(dwrite, o, m, 0, M).to(tl.float64)
+        w_im += plane(dwrite, o, m, 1, M).to(tl.float64)
+        r_re += plane(dread, o, m, 0, M).to(tl.float64)
+        r_im -= plane(dread, o, m, 1, M).to(tl.float64)
+        da_re += plane(rest, i_h * (2 * M) + o_m, m_m, 0, M).to(tl.float64)
+        da_im += plane(rest, i_h * (2 * M) + o_m, m_m, 1, M).to(tl.float64)
+        p_lags += H * BT * BT
+        dwrite += H * BT * 2 * M
+        dread += H * BT * 2 * M
+        rest += H * 2 * M
+    if dskip is not None:
+        first = tl.sum(tl.where(o_t == 0, lag, 0.0), axis=0)
+        tl.store(dskip + i_h, first.to(dskip.dtype.element_ty), mask=tl.program_id(1) == 0)
+    lag = lag[:, None]
+
+    a_re, a_im = pair(a, i_h * M + o_m, m_m)
+    b_re, b_im = pair(b, i_h * M + o_m, m_m)
+    c_re, c_im = pair(c, i_h * M + o_m, m_m)
+    p_re, p_im = powers_before(a_re, a_im, o_k)
+    # of b a^k, through write and lags, and of a in it
+    g_re = w_re + lag * c_re
+    g_im = w_im - lag * c_im
+    x_re, x_im = product(g_re, g_im, b_re, -b_im)
+    x_re, x_im = product(o_k * x_re, o_k * x_im, p_re, -p_im)
+    da_re += tl.sum(x_re, axis=0, keep_dims=True)
+    da_im += tl.sum(x_im, axis=0, keep_dims=True)
+    p_re, p_im = after(p_re, p_im, a_re, a_im, o_k)
+    g_re, g_im = product(g_re, g_im, p_re, -p_im)
+    store_pair(db, i_h * M + o_m, m_m, g_re, g_im)
+    # of c a^(k + 1), through read, and of a in it
+    x_re, x_im = product(r_re, r_im, c_re, -c_im)
+    x_re, x_im = product((o_k + 1) * x_re, (o_k + 1) * x_im, p_re, -p_im)
+    da_re += tl.sum(x_re, axis=0, keep_dims=True)
+    da_im += tl.sum(x_im, axis=0, keep_dims=True)
+    tl.store(da + 2 * (i_h * M + o_m), da_re, mask=m_m)
+    tl.store(da + 2 * (i_h * M + o_m) + 1, da_im, mask=m_m)
+    g_re, g_im = product(p_re, p_im, a_re, a_im)
+    g_re, g_im = product(r_re, r_im, g_re, -g_im)
+    # c in the lags multiplies b a^k
+    x_re, x_im = product(p_re, p_im, b_re, b_im)
+    store_pair(dc, i_h * M + o_m, m_m, g_re + lag * x_re, g_im - lag * x_im)
+
+
+@triton.jit
+def store_pair(x, o, m, re, im):
+    """The sums of re and im over time."""
+    tl.store(x + 2 * o, tl.sum(re, axis=0, keep_dims=True), mask=m)
+    tl.store(x + 2 * o + 1, tl.sum(im, axis=0, keep_dims=True), mask=m)
