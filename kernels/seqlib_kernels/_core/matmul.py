@@ -107,20 +107,36 @@ def product(c, a, b, first, last, start, stop, keep):
     and b has no fewer; c and a have room for a multiple of ROWS past `first`. Rows past `last` up
     to there are written too and may hold anything. With keep = 0 nothing is read from c.
     """
-    width = VECTOR_BYTES // c.itemsize
-    n_c, n_a, n_b, depth = c.shape[1], a.shape[1], b.shape[1], stop - start
-    keep = c.dtype.type(keep)
-    for j in range(0, n_c, width):
-        for i in range(first, last, ROWS):
-            _tile(c, i * n_c + j, a, i * n_a + start, n_a, 1, b, start * n_b + j, depth, keep)
+    product_columns(c, a, b, c.shape[1], first, last, start, stop, keep)
 
 
 @_compile
 def product_transposed(c, a, b, first, last, start, stop, keep):
     """c[first:last] = keep * c[first:last] + a[start:stop, first:last].T @ b[start:stop]."""
+    product_transposed_columns(c, a, b, c.shape[1], first, last, start, stop, keep)
+
+
+@_compile
+def product_columns(c, a, b, columns, first, last, start, stop, keep):
+    """`product` of the first columns of c, a multiple of VECTOR_BYTES.
+
+    Where rows are an odd number of VECTOR_BYTES apart, tall columns don't share cache sets: then
+    products of large matrices run at the speed of small ones.
+    """
     width = VECTOR_BYTES // c.itemsize
     n_c, n_a, n_b, depth = c.shape[1], a.shape[1], b.shape[1], stop - start
     keep = c.dtype.type(keep)
-    for j in range(0, n_c, width):
+    for j in range(0, columns, width):
+        for i in range(first, last, ROWS):
+            _tile(c, i * n_c + j, a, i * n_a + start, n_a, 1, b, start * n_b + j, depth, keep)
+
+
+@_compile
+def product_transposed_columns(c, a, b, columns, first, last, start, stop, keep):
+    """`product_transposed` of the first columns of c, as above."""
+    width = VECTOR_BYTES // c.itemsize
+    n_c, n_a, n_b, depth = c.shape[1], a.shape[1], b.shape[1], stop - start
+    keep = c.dtype.type(keep)
+    for j in range(0, columns, width):
         for i in range(first, last, ROWS):
             _tile(c, i * n_c + j, a, start * n_a + i, 1, n_a, b, start * n_b + j, depth, keep)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The MIMO state-space model with a step size per token: products around `linear_scan`."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def scan(
     h0: Tensor | None = None,
     cu_seqlens: Tensor | None,
     reverse: bool = False,
-    backend: str,
+    backend: Any,
 ) -> tuple[Tensor, Tensor]:
     """y [B,T,H] and the last state [Nseq,P,2] for float64 a and gain [B,T,P,2], B and C.
 
@@ -29,7 +31,7 @@ def scan(
     """
     dtype = state_dtype(u.dtype)
     x = u.to(dtype)
-    states, last = linear_scan(
+    scanned: Any = linear_scan(
         _complex(a.to(dtype)),
         _complex(mul(gain.to(dtype), project(B.to(dtype), x))),
         reverse=reverse,
@@ -38,6 +40,7 @@ def scan(
         cu_seqlens=cu_seqlens,
         backend=backend,
     )
+    states, last = scanned
     y = read(C.to(dtype), torch.view_as_real(states))
     if D is not None:
         y = y + D.to(dtype) * x

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The MIMO state-space model on CPUs: spans of rows, and jobs for threads. Loops: cpu_scan.py."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..._core import alloc, threads
+from ..._core.dtypes import state_dtype
+from ..._core.lowp import rows
+from ..._core.matmul import VECTOR_BYTES
+from ..._core.rows import WIDTH
+from ..._core.varlen import bounds_of
+from ..pairs import conj
+from . import cpu_scan
+from .arguments import Tensors
+from .cpu_scan import GROUP, KEEP, LANES, STATES, TILE
+
+
+def saved_shapes(given: Tensors) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """The states kept for the backward pass, one per KEEP rows."""
+    batch, T, _ = given.u.shape
+    return [((-(-batch * T // KEEP), _wide(given)), torch.float64)]
+
+
+def forward(given: Tensors, reverse: bool, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """y [B,T,H], hT [Nseq,P,2] and the states that `backward` starts from."""
+    walk, u, H, wide = _Walk(given, reverse), given.u, given.u.shape[2], _wide(given)
+    y = alloc.empty(u.shape, u)
+    kept = [alloc.empty(shape, u, dtype) for shape, dtype in saved_shapes(given) if save]
+    into, out_of, D = _matrices(given)
+    W_in, W_out = walk.weights(into), walk.weights(out_of.T)
+    groups, h0 = _groups(given), _boundary(given.h0, given)
+    hT, U, V = h0.copy(), walk.work(H), walk.work(wide)
+    for at, r0, r1 in walk.spans(2):
+        walk.run(cpu_scan.project, TILE, r1 - r0, V, U, rows(u)[r0:r1], W_in, wide)
+        keep = kept[0].numpy()[at // KEEP :] if save else np.empty((0, 0))
+        cpu_scan.advance(V, groups, h0, hT, keep, walk.bounds, r0, r1, reverse)
+        walk.run(cpu_scan.read, TILE, r1 - r0, rows(y)[r0:r1], V, W_out, rows(u)[r0:r1], D)
+    return y, _pairs(hT, given), kept
+
+
+def backward(
+    dy: Tensor, dhT: Tensor, given: Tensors, saved: list[Tensor], reverse: bool
+) -> tuple[Tensor | None, ...]:
+    """The gradients of u, a, B, C, D and h0."""
+    walk, u, H, wide = _Walk(given, reverse), given.u, given.u.shape[2], _wide(given)
+    du = alloc.empty(u.shape, u)
+    into, out_of, D = _matrices(given)
+    W_u, W_y, W_s = (walk.weights(x) for x in (into, out_of, into.T))
+    groups, h0, kept = _groups(given), _boundary(given.h0, given), saved[0].numpy()
+    back, dh0, unread = _groups(given), _boundary(dhT, given), np.empty_like(h0)
+    dB, dC, dD = np.zeros((wide, H)), np.zeros((wide, H)), np.zeros(H)
+    U, Y, V, G = (walk.work(size) for size in (H, H, wide, wide))
+    for at, r0, r1 in reversed(walk.spans(1)):
+        walk.run(cpu_scan.project, TILE, r1 - r0, V, U, rows(u)[r0:r1], W_u, wide)
+        walk.run(cpu_scan.project, TILE, r1 - r0, G, Y, rows(dy)[r0:r1], W_y, wide)
+        groups[:, :GROUP] = kept[at // KEEP].reshape(-1, GROUP)
+        entering, nothing = kept[at // KEEP].astype(V.dtype), np.empty((0, 0))
+        cpu_scan.advance(V, groups, h0, unread, nothing, walk.bounds, r0, r1, reverse)
+        cpu_scan.retreat(G, V, back, h0, entering, dh0, walk.bounds, r0, r1, reverse)
+        walk.run(cpu_scan.read, TILE, r1 - r0, rows(du)[r0:r1], G, W_s, rows(dy)[r0:r1], D)
+        walk.run(cpu_scan.collect, STATES, wide, dB, dC, dD, U, Y, V, G, r1 - r0)
+    da = _pairs(back[:, 2 * GROUP :].reshape(wide), given)
+    dB, dC = _pairs(dB.T, given).movedim(0, 1).contiguous(), conj(_pairs(dC.T, given))
+    return du, da, dB, dC, None if given.D is None else torch.from_numpy(dD), _pairs(dh0, given)
+
+
+class _Walk:
+    """The rows of a call in the order of its scan, and the threads it is worth."""
+
+    def __init__(self, given: Tensors, reverse: bool) -> None:
+        batch, T, H = given.u.shape
+        self.rows, self.reverse = batch * T, reverse
+        self.bounds = bounds_of(given.cu_seqlens, batch, T)
+        self.threads = threads.count(self.rows * H * _wide(given) // 16)
+        self.dtype = state_dtype(given.u.dtype)
+        self.span = KEEP if self.threads == 1 else 4 * KEEP * self.threads
+
+    def spans(self, factor: int) -> list[tuple[int, int, int]]:
+        """The place of every span in the walk, and its rows [r0, r1)."""
+        length, total = factor * self.span, self.rows
+        spans = ((at, min(at + length, total)) for at in range(0, total, length))
+        return [(i, total - j, total - i) if self.reverse else (i, i, j) for i, j in spans]
+
+    def run(self, kernel: Any, grain: int, size: int, *arguments: Any) -> None:
+        """Run `kernel` on jobs of so many of `size` rows or numbers each."""
+
+        def work(first: int, last: int) -> None:
+            kernel(*arguments, first, last)
+
+        threads.split(work, -(-size // grain), self.threads)
+
+    def work(self, size: int) -> np.ndarray:
+        """A work array for rows of so many numbers."""
+        count = -(-min(2 * self.span, self.rows) // TILE) * TILE
+        return torch.empty((count, _stride(size, self.dtype)), dtype=self.dtype).numpy()
+
+    def weights(self, W: Tensor) -> np.ndarray:
+        """A matrix as the products read it."""
+        padded = torch.zeros((W.shape[0], _stride(W.shape[1], self.dtype)), dtype=self.dtype)
+        padded[:, : W.shape[1]] = W
+        return padded.numpy()
+
+
+def _stride(size: int, dtype: torch.dtype) -> int:
+    """The length of rows: whole tiles, and an odd number of vectors, see `product_columns`."""
+    vector = VECTOR_BYTES // dtype.itemsize
+    return ((-(-size // WIDTH) * WIDTH // vector) | 1) * vector
+
+
+def _wide(given: Tensors) -> int:
+    """The numbers that make a state, see cpu_scan.py."""
+    return -(-given.a.shape[0] // LANES) * GROUP
+
+
+def _lanes(x: Tensor) -> Tensor:
+    """Pairs [..., P, 2] as rows [..., wide]."""
+    x = torch.nn.functional.pad(x, (0, 0, 0, -x.shape[-2] % LANES))
+    return x.unflatten(-2, (-1, LANES)).transpose(-1, -2).flatten(-3)
+
+
+def _pairs(x: np.ndarray, given: Tensors) -> Tensor:
+    """Rows [..., wide] as pairs [..., P, 2]."""
+    pairs = torch.from_numpy(x).unflatten(-1, (-1, 2, LANES)).transpose(-1, -2).flatten(-3, -2)
+    return pairs[..., : given.a.shape[0], :].contiguous()
+
+
+def _boundary(x: Tensor | None, given: Tensors) -> np.ndarray:
+    """States [Nseq,P,2] at one end of the sequences, or zeros, as rows [Nseq, wide]."""
+    if x is None:
+        x = given.u.new_zeros(given.state_shape, dtype=state_dtype(given.u.dtype))
+    return _lanes(x).numpy()
+
+
+def _groups(given: Tensors) -> np.ndarray:
+    """What a scan carries, with `a` in its place."""
+    a = _lanes(given.a).view(-1, GROUP)
+    return torch.cat((torch.zeros_like(a), a, torch.zeros_like(a)), 1).numpy()
+
+
+def _matrices(given: Tensors) -> tuple[Tensor, Tensor, np.ndarray]:
+    """What turns u into states and, transposed, states into y, [H, wide]; and the factors D."""
+    dtype = state_dtype(given.u.dtype)
+    D = given.u.new_zeros(given.u.shape[2], dtype=dtype) if given.D is None else given.D.to(dtype)
+    return _lanes(given.B.movedim(0, 1)), _lanes(conj(given.C)), D.numpy()
