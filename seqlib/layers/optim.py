@@ -15,7 +15,7 @@ from torch import nn
 class OptimOptions(Protocol):
     """A module with options for the optimizer."""
 
-    def optim_options(self) -> dict[str, dict[str, float]]:
+    def optim_options(self) -> dict[str, dict[str, float | None]]:
         """For names of this module's own parameters, the arguments of `set_optim`."""
         ...
 
@@ -43,7 +43,7 @@ def set_optim(
 def tag_parameters(model: nn.Module) -> None:
     """Tag every parameter of `model` for which its module names options."""
     for module in model.modules():
-        options: dict[str, dict[str, float]] = {
+        options: dict[str, dict[str, float | None]] = {
             name: {"weight_decay": 0.0} for name in getattr(module, "no_weight_decay", ())
         }
         if isinstance(module, OptimOptions):
