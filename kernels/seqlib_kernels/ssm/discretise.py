@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From rates and step sizes to one step of the recurrence: the one map of definitions, ops, steps."""
+"""From rates and step sizes to one step of the recurrence: one map for definitions and ops."""
 
 from typing import Literal, get_args
 

@@ -11,7 +11,7 @@ from ..pairs import as_pairs, mul
 
 
 class Tensors(NamedTuple):
-    """What the operators of the recurrence x_t = a x_{t-1} + b u_t, y_t = Re(sum c x_t) + D u_t get.
+    """What the operators of x_t = a x_{t-1} + b u_t, y_t = Re(sum over modes of c x_t) + D u_t get.
 
     u [B,T,H]; a, b, c: float64 pairs [H,M,2]; D [H] and h0 [Nseq,H,M,2] in the state's dtype.
     """

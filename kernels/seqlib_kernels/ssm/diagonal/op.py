@@ -174,7 +174,7 @@ def _later(u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
         return later
     # The end before an empty sequence is that of the sequence before, and of the last one if
     # there is none before.
-    ends = (on_device(cu_seqlens, u)[1:].long() - 1) % u.shape[1]
+    ends = (cu_seqlens[1:].to(u.device, torch.int64) - 1) % u.shape[1]
     return later.index_fill(1, ends, 0)
 
 

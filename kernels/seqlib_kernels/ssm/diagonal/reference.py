@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The definition of the diagonal state-space model: a loop over time, differentiable by autograd."""
+"""The definition of the diagonal state-space model: a loop over time, seen by autograd."""
 
 from itertools import pairwise
 
