@@ -2,6 +2,20 @@
 """Long sequences with one label each: generated, real, and the user's own."""
 
 from .digits import digits
+from .listops import ListOps
+from .load import NAMES, load_sequences
+from .pathfinder import Pathfinder
 from .sequences import PAD_TOKEN, SPLITS, Form, SequenceData, Sequences
 
-__all__ = ["PAD_TOKEN", "SPLITS", "Form", "SequenceData", "Sequences", "digits"]
+__all__ = [
+    "NAMES",
+    "PAD_TOKEN",
+    "SPLITS",
+    "Form",
+    "ListOps",
+    "Pathfinder",
+    "SequenceData",
+    "Sequences",
+    "digits",
+    "load_sequences",
+]
