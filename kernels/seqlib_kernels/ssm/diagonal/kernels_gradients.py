@@ -5,8 +5,8 @@
 import triton
 import triton.language as tl
 
-from ..._core.kernels_chunks import first_slot
-from .kernels_tables import plane, product
+from ..._core.kernels_chunks import bounds, first_slot
+from .kernels_tables import plane, product, write_planes
 
 
 @triton.jit
@@ -22,6 +22,22 @@ def sequence_of(cu_seqlens, slot, NS, T, bits, BT: tl.constexpr, PACKED: tl.cons
     return i_n
 
 
+@triton.jit
+def chunks_at(
+    slot, m_r, cu_seqlens, NS, T, bits,
+    H: tl.constexpr, PACKED: tl.constexpr, BACKWARDS: tl.constexpr, BT: tl.constexpr,
+):  # fmt: skip
+    """Of the chunk in each slot of a tile: where its first token lies, and how many it has."""
+    i_n = sequence_of(cu_seqlens, slot, NS, T, bits, BT, PACKED)
+    start, length = bounds(cu_seqlens, i_n, T, PACKED)
+    done = (slot - first_slot(cu_seqlens, i_n, T, BT, PACKED)) * BT
+    row = start + done
+    if BACKWARDS:
+        row = start + length - 1 - done
+    tokens = tl.where(m_r & (done < length), tl.minimum(length - done, BT), 0)
+    return row * H, tokens.to(tl.int32)
+
+
 @triton.jit(do_not_specialize=["NS", "T", "slots", "per", "bits"])
 def table_gradients(
     u, dy, states, adjoints, powers, cu_seqlens,
@@ -32,7 +48,7 @@ def table_gradients(
     BT: tl.constexpr, R: tl.constexpr, BH: tl.constexpr, BM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """U' dY, and for BM modes dY' X, V' G and what a has in the products of a^tokens X with G.
+    """U' dY, and for BM modes V' G, dY' X and what a has in the products of a^tokens X with G.
 
     X and G are the states before chunks and the adjoints after them. A program takes BH channels
     and `per` slots, and either U' dY or a block of modes.
@@ -43,56 +59,54 @@ def table_gradients(
     i_p = (tl.program_id(0) // blocks).to(tl.int64)
     o_h = tl.program_id(0) % blocks * BH + tl.arange(0, BH)[:, None, None]
     m_h = o_h < H
-    i_b = tl.program_id(1)
-    o_m = (i_b - 1) * BM + tl.arange(0, BM)[None, None, :]
-    m_m = m_h & (o_m < M)
     o_j = tl.arange(0, BT)[None, :, None]
     o_t = tl.arange(0, BT)[None, None, :]
     o_r = tl.arange(0, R)
+    o_m = (tl.program_id(1) - 1) * BM + tl.arange(0, BM)[None, None, :]
+    m_m = m_h & (o_m < M)
 
-    lag = tl.zeros([BH, BT, BT], ACC)
-    w_re = tl.zeros([BH, BT, BM], ACC)
-    w_im, r_re, r_im = w_re, w_re, w_re
-    a_re = tl.zeros([BH, BM], ACC)
-    a_im = a_re
-    for i in tl.range(0, per, R, disable_licm=True):
-        slot = i_p * per + i + o_r
-        i_n = sequence_of(cu_seqlens, slot, NS, T, bits, BT, PACKED)
-        if PACKED:
-            start = tl.load(cu_seqlens + i_n).to(tl.int64)
-            length = tl.load(cu_seqlens + i_n + 1).to(tl.int64) - start
-        else:
-            start = i_n * T
-            length = i_n * 0 + T
-        done = (slot - first_slot(cu_seqlens, i_n, T, BT, PACKED)) * BT
-        m_r = (done < length) & (slot < slots) & (i + o_r < per)
-        row = start + done
-        if BACKWARDS:
-            row = start + length - 1 - done
-        o_u = row * H
-        tokens = tl.where(m_r, tl.minimum(length - done, BT), 0).to(tl.int32)
-        # Rows of tokens and columns of chunks, and the other way around.
-        m_ut = (o_j < tokens[None, None, :]) & m_h
-        o_ut = o_u[None, None, :] + o_h
-        if i_b == 0:
-            b_u = tl.load(u + o_ut + o_j * STEP, mask=m_ut, other=0.0).to(ACC)
+    if tl.program_id(1) == 0:
+        lag = tl.zeros([BH, BT, BT], ACC)
+        for i in tl.range(0, per, R, disable_licm=True):
+            slot = i_p * per + i + o_r
+            m_r = (slot < slots) & (i + o_r < per)
+            o_u, tokens = chunks_at(
+                slot, m_r, cu_seqlens, NS, T, bits, H, PACKED, BACKWARDS, BT
+            )  # fmt: skip
+            m_u = (o_j < tokens[None, None, :]) & m_h
+            b_u = tl.load(u + o_u[None, None, :] + o_h + o_j * STEP, mask=m_u, other=0.0)
             m_y = (o_t < tokens[None, :, None]) & m_h
-            o_y = o_u[None, :, None] + o_h + o_t * STEP
-            b_dy = tl.load(dy + o_y, mask=m_y, other=0.0).to(ACC)
-            lag = tl.dot(b_u, b_dy, lag, input_precision=PRECISION)
-        else:
-            m_s = m_r[None, :, None] & m_m
+            b_dy = tl.load(dy + o_u[None, :, None] + o_h + o_t * STEP, mask=m_y, other=0.0)
+            lag = tl.dot(b_u.to(ACC), b_dy.to(ACC), lag, input_precision=PRECISION)
+        o_l = ((i_p * H + o_h) * BT + o_j) * BT + o_t
+        tl.store(dlags + o_l, lag, mask=m_h & (o_j + o_t >= 0))
+    else:
+        w_re = tl.zeros([BH, BT, BM], ACC)
+        w_im, r_re, r_im = w_re, w_re, w_re
+        a_re = tl.zeros([BH, BM], ACC)
+        a_im = a_re
+        for i in tl.range(0, per, R, disable_licm=True):
+            slot = i_p * per + i + o_r
+            m_r = (slot < slots) & (i + o_r < per)
+            o_u, tokens = chunks_at(
+                slot, m_r, cu_seqlens, NS, T, bits, H, PACKED, BACKWARDS, BT
+            )  # fmt: skip
+            m_s = (tokens > 0)[None, :, None] & m_m
             o_s = (slot[None, :, None] * H + o_h) * (2 * M) + o_m
+            # Rows are tokens, columns chunks.
+            m_u = (o_j < tokens[None, None, :]) & m_h
+            p_dy = dy + o_u[None, None, :] + o_h
             x_re, x_im = plane(states, o_s, m_s, 0, M), plane(states, o_s, m_s, 1, M)
-            b_dy = tl.load(dy + o_ut + o_j * STEP, mask=m_ut, other=0.0).to(ACC)
-            r_re = tl.dot(b_dy, x_re, r_re, input_precision=PRECISION)
-            r_im = tl.dot(b_dy, x_im, r_im, input_precision=PRECISION)
-            g_re, g_im = plane(adjoints, o_s, m_s, 0, M), plane(adjoints, o_s, m_s, 1, M)
+            b_r = tl.load(p_dy + o_j * STEP, mask=m_u, other=0.0).to(ACC)
+            r_re = tl.dot(b_r, x_re, r_re, input_precision=PRECISION)
+            r_im = tl.dot(b_r, x_im, r_im, input_precision=PRECISION)
+            p_v = u + o_u[None, None, :] + o_h
             o_v = (tokens[None, None, :] - 1 - o_j) * STEP
-            b_v = tl.load(u + o_ut + o_v, mask=m_ut, other=0.0).to(ACC)
+            g_re, g_im = plane(adjoints, o_s, m_s, 0, M), plane(adjoints, o_s, m_s, 1, M)
+            b_v = tl.load(p_v + o_v, mask=m_u, other=0.0).to(ACC)
             w_re = tl.dot(b_v, g_re, w_re, input_precision=PRECISION)
             w_im = tl.dot(b_v, g_im, w_im, input_precision=PRECISION)
-            # of a^n x = n (a^(n-1) x)* g
+            # The gradient of a in a^n x is n (a^(n-1) x)* g.
             n = tokens[None, :, None]
             o_p = (o_h * (BT + 1) + n - 1) * (2 * M) + o_m
             p_re, p_im = plane(powers, o_p, m_s, 0, M), plane(powers, o_p, m_s, 1, M)
@@ -100,18 +114,9 @@ def table_gradients(
             x_re, x_im = product(g_re, g_im, x_re, -x_im)
             a_re += tl.sum(x_re, axis=1)
             a_im += tl.sum(x_im, axis=1)
-
-    if i_b == 0:
-        o = ((i_p * H + o_h) * BT + o_j) * BT + o_t
-        tl.store(dlags + o, lag.to(dlags.dtype.element_ty), mask=m_h & (o_j + o_t >= 0))
-    else:
-        o = ((i_p * H + o_h) * BT + o_j) * (2 * M) + o_m
-        m = m_m & (o_j < BT)
-        tl.store(dwrite + o, w_re, mask=m)
-        tl.store(dwrite + o + M, w_im, mask=m)
-        tl.store(dread + o, r_re, mask=m)
-        tl.store(dread + o + M, r_im, mask=m)
+        o_w = ((i_p * H + o_h) * BT + o_j) * (2 * M) + o_m
+        m_w = m_m & (o_j < BT)
+        write_planes(dwrite, o_w, m_w, w_re, w_im, M)
+        write_planes(dread, o_w, m_w, r_re, r_im, M)
         o_c = tl.reshape((i_p * H + o_h) * (2 * M) + o_m, [BH, BM])
-        m_c = tl.reshape(m_m, [BH, BM])
-        tl.store(da + o_c, a_re, mask=m_c)
-        tl.store(da + o_c + M, a_im, mask=m_c)
+        write_planes(da, o_c, tl.reshape(m_m, [BH, BM]), a_re, a_im, M)

@@ -70,17 +70,12 @@ def walk(
         tokens = tl.maximum(tl.minimum(o_r * BT + BT - lacks, rest) - begin, 0)
         begin_before = tl.maximum(o_r * BT - BT - lacks, 0)
         before = tl.maximum(tl.minimum(o_r * BT - lacks, rest) - begin_before, 0)
-        m_y = (o_t[None, None, :] < tokens) & (o_r < R - 1) & m_h
         m_v = (o_t[None, None, :] < before) & m_h
-        o_y = (begin + o_t[None, None, :]) * STEP + o_h
         o_v = (begin_before + before - 1 - o_t[None, None, :]) * STEP + o_h
         p_u = u + row * H
         whole = (lacks == 0) & (rest >= (R - 1) * BT)
 
-        lag = o_t[None, None, :] - o_t[None, :, None]
-        b_lags = tl.load(lags + o_h * BT + lag, mask=(lag >= 0) & m_h, other=0.0)
-        b_u = tl.load(p_u + o_y, mask=m_y, other=0.0).to(ACC)
-        b_y = tl.dot(b_u, b_lags, input_precision=PRECISION)
+        b_y = tl.zeros([BH, R, BT], ACC)
         for i_m in tl.range(0, M, BM, disable_licm=True):
             m_m = i_m + o_m < M
             b_v = tl.load(p_u + o_v, mask=m_v, other=0.0).to(ACC)
@@ -132,6 +127,12 @@ def walk(
             tl.store(p_hT + o_c, g_re, mask=m_hm)
             tl.store(p_hT + o_c + 1, g_im, mask=m_hm)
         tl.debug_barrier()
+        m_y = (o_t[None, None, :] < tokens) & (o_r < R - 1) & m_h
+        o_y = (begin + o_t[None, None, :]) * STEP + o_h
+        lag = o_t[None, None, :] - o_t[None, :, None]
+        b_lags = tl.load(lags + o_h * BT + lag, mask=(lag >= 0) & m_h, other=0.0)
+        b_u = tl.load(p_u + o_y, mask=m_y, other=0.0).to(ACC)
+        b_y = tl.dot(b_u, b_lags, b_y, input_precision=PRECISION)
         tl.store(y + row * H + o_y, b_y.to(y.dtype.element_ty), mask=m_y)
 
 
