@@ -34,6 +34,7 @@ class Case:
             from the last step to the first.
         rows_per_token: how many rows of axis 1 an argument has per token, where that is not 1.
         constants: the arguments without axes of batch and time, such as A [D, N].
+        checked: the arguments whose values are looked at on a CPU, so that a NaN is an error.
         small: sizes for exhaustive tests, such as {"H": 2, "K": 8, "V": 6}.
         odd: sizes that are neither powers of two nor equal, for edge tests.
         extremes: `name -> change` of inputs of make's form to boundary values (decay 0, 1, -1).
@@ -47,6 +48,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
     rows_per_token: Mapping[str, int] = field(default_factory=dict)
     constants: frozenset[str] = frozenset()
+    checked: frozenset[str] = frozenset()
     small: Mapping[str, int]
     odd: Mapping[str, int]
     extremes: Mapping[str, Callable[[Inputs], Inputs]] = field(default_factory=dict)
