@@ -52,7 +52,7 @@ def one_step(
     """
     A, B, C = (as_pairs(x).to(torch.float64).contiguous() for x in (A, B, C))
     if isinstance(rate, Tensor):
-        rate = rate.to(torch.float64)[..., None]
+        rate = rate.to(torch.float64).contiguous()[..., None]
     a, gain = discretise(A, dt.to(torch.float64).contiguous() * rate, discretization)
     return a, gain, B, (2 if conj_sym else 1) * C
 

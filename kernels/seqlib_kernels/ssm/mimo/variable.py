@@ -30,7 +30,7 @@ def scan(
     The gain multiplies what B projects, so that nothing has the shape [B,T,P,H].
     """
     dtype = state_dtype(u.dtype)
-    x = u.to(dtype)
+    x = u.to(dtype).contiguous()
     scanned: Any = linear_scan(
         _complex(a.to(dtype)),
         _complex(mul(gain.to(dtype), project(B.to(dtype), x))),
