@@ -120,6 +120,15 @@ def test_optimised_perturbations_of_the_package(n, kappa, ratio):
     assert ptd.E.dtype == np.float64
 
 
+def test_two_states_need_no_perturbation():
+    ptd = ptd_init(2)
+    assert (ptd.E == 0).all()
+    assert ptd.lam == pytest.approx([-2, -1])
+    assert ptd.kappa == pytest.approx(3.73, rel=1e-3)
+    assert ptd_init(2, seed=1).E.any()
+    assert ptd_init(1).lam == pytest.approx([-1])
+
+
 def test_gamma_trades_the_condition_for_the_size():
     few, many = (ptd_init(16, gamma=gamma) for gamma in (30.0, 300.0))
     assert few.kappa == pytest.approx(4.53, rel=0.03)

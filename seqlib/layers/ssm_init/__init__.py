@@ -5,7 +5,7 @@ from .dplr import dplr_kernel
 from .hippo import hippo, low_rank, normal
 from .modes import Modes, legs_eig, legs_modes
 from .optimise import optimise
-from .ptd import PTD, perturbed, ptd_init
+from .ptd import PTD, ginibre, perturbed, ptd_init
 from .s4d import s4d, s4d_copies
 from .s5 import s5_init
 from .steps import inverse_exp, inverse_softplus, log_uniform
@@ -26,6 +26,7 @@ __all__ = [
     "Modes",
     "dplr_kernel",
     "frequencies",
+    "ginibre",
     "hippo",
     "inverse_exp",
     "inverse_softplus",

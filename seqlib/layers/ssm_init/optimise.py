@@ -18,9 +18,12 @@ STORED = "perturbations.npz"  # E_n8 ... E_n128, of GAMMA and seed 0
 def perturbation(n: int, gamma: float = GAMMA, seed: int = 0) -> Real:
     """E [n, n]: stored with the package for the default gamma and some n, found by `optimise` else.
 
+    With the default gamma LegS of one or two states stays as it is: its eigenvectors serve.
+
     Raises:
         ValueError: n < 1, or gamma is not positive.
     """
+    check_size(n)
     if gamma == GAMMA and seed == 0 and (stored := _stored(n)) is not None:
         return stored
     return optimise(n, gamma, seed)
@@ -28,6 +31,8 @@ def perturbation(n: int, gamma: float = GAMMA, seed: int = 0) -> Real:
 
 @functools.cache
 def _stored(n: int) -> Real | None:
+    if n <= 2:
+        return _frozen(np.zeros((n, n)))
     with (
         resources.files("seqlib.layers.ssm_init").joinpath(STORED).open("rb") as file,
         np.load(file) as arrays,

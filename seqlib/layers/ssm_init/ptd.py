@@ -64,7 +64,8 @@ def ptd_init(
     Args:
         n: number of states.
         method: where E comes from. "optimise": the smallest for its condition number, stored with
-            the package for n = 8, 16, 32, 64, 128 and the default gamma and seed, searched else;
+            the package for n = 8, 16, 32, 64, 128 and the default gamma and seed (for n <= 2 there
+            is none), searched else;
             "rank1": (theta/2) b b^T, always stable, with an error relative to HiPPO below
             theta / (1 - theta) at every frequency; "ginibre": Gaussian noise; "file".
         theta: of rank1, in (0, 1]; 1 has the eigenvalues of S4D-LegS.
@@ -89,7 +90,7 @@ def ptd_init(
     elif method == "rank1":
         E = _rank1(n, theta)
     elif method == "ginibre":
-        E = _ginibre(n, ratio, seed)
+        E = ginibre(n, ratio, seed)
     else:
         E = _read(file, n)
     return perturbed(E, allow_unstable=allow_unstable)
@@ -134,7 +135,12 @@ def _rank1(n: int, theta: float) -> Real:
     return theta / 2 * np.outer(b, b)
 
 
-def _ginibre(n: int, ratio: float, seed: int) -> Real:
+def ginibre(n: int, ratio: float, seed: int) -> Real:
+    """A Gaussian matrix [n, n] whose 2-norm is ratio times that of LegS.
+
+    Raises:
+        ValueError: ratio is not positive and finite.
+    """
     if not 0 < ratio < float("inf"):
         raise ValueError(f"ratio must be positive and finite, got {ratio}")
     generator = torch.Generator().manual_seed(seed)

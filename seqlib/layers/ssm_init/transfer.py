@@ -47,7 +47,7 @@ def last_spike(n: int) -> float:
 def frequencies(lam: Complex, low: float = 1e-2, high: float = 1e7) -> Real:
     """Ascending frequencies over [low, high] that miss no resonance of the modes lam."""
     wide = np.geomspace(low, high, 600)
-    near = lam.imag + np.abs(lam.real) * np.linspace(-4, 4, 81)[:, None]
+    near = lam.imag + np.abs(lam.real) * np.linspace(-4, 4, 161)[:, None]
     near = near[(near > low) & (near < high)]
     return np.unique(np.concatenate((wide, near)))
 
