@@ -2,6 +2,7 @@
 """Tables in Markdown that also read well as plain text."""
 
 from collections.abc import Collection, Sequence
+from statistics import median
 
 
 def markdown_table(
@@ -19,3 +20,9 @@ def markdown_table(
 
     rule = ["-" * (w - 1) + (":" if i in numbers else "-") for i, w in enumerate(widths)]
     return "\n".join([line(header), line(rule), *map(line, rows)])
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """One value of several runs: the median, with the lowest and highest where they differ."""
+    low, middle, high = (f"{value:.3f}" for value in (min(values), median(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"

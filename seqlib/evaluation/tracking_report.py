@@ -3,13 +3,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from statistics import median
 from typing import Any
 
 from rich.table import Table
 
 from .state_tracking import TrackingScore
-from .tables import markdown_table
+from .tables import markdown_table, over_seeds
 
 RANGES = {True: "[-1, 1]", False: "[0, 1]"}
 
@@ -66,7 +65,7 @@ def tracking_table(runs: Sequence[TrackedRun]) -> tuple[list[str], list[list[str
     header = ["model", "eigenvalues", *columns, "seeds", "minutes each"]
     rows = []
     for (model, negative), group in by_model(runs).items():
-        cells = [_over_seeds([value(run) for run in group]) for value in columns.values()]
+        cells = [over_seeds([value(run) for run in group]) for value in columns.values()]
         seeds = " ".join(str(run.seed) for run in group)
         minutes = f"{sum(run.minutes for run in group) / len(group):.1f}"
         rows.append([model, RANGES[negative], *cells, seeds, minutes])
@@ -125,11 +124,6 @@ def by_model(runs: Iterable[TrackedRun]) -> dict[tuple[str, bool], list[TrackedR
     for run in runs:
         found.setdefault((run.model, run.negative_eigenvalues), []).append(run)
     return found
-
-
-def _over_seeds(values: Sequence[float]) -> str:
-    low, middle, high = (f"{value:.3f}" for value in (min(values), median(values), max(values)))
-    return middle if low == high else f"{middle} ({low} to {high})"
 
 
 def _span(values: Sequence[int]) -> str:
