@@ -16,8 +16,9 @@ _SINHC = tuple(1 / math.factorial(2 * k + 1) for k in range(6))
 
 
 def as_pairs(x: Tensor) -> Tensor:
-    """A complex tensor [...] as pairs [..., 2]; pairs stay as they are."""
-    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
+    """A complex tensor [...] as pairs [..., 2]; all else stays as it is, for checks to name."""
+    complex_given = isinstance(x, Tensor) and x.is_complex()
+    return torch.view_as_real(x.resolve_conj()) if complex_given else x
 
 
 def mul(x: Tensor, y: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 """The public diagonal state-space model: documentation, checks, operators and their gradient."""
 
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +13,13 @@ from ..._core.checks import check_same, check_shape, check_state
 from ..._core.dtypes import state_dtype
 from ..._core.ops import contiguous, define_op
 from ..._core.varlen import check_boundaries, check_cu_seqlens, on_device
-from ..checks import check_pairs, check_parameter
+from ..checks import check_diagonal, check_parameter
 from ..discretise import Discretization, check_discretization, check_rate, check_steps
 from ..pairs import as_pairs
 from . import reference
 from .arguments import Tensors, one_step
-
-Mode = Literal["auto", "convolution", "chunked", "recurrent"]
-MODES: tuple[str, ...] = get_args(Mode)
+from .convolved import convolved
+from .modes import MODES, Mode, choose
 
 
 def diagonal_ssm(
@@ -91,6 +90,7 @@ def diagonal_ssm(
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    A, B, C, initial_state = (as_pairs(x) for x in (A, B, C, initial_state))
     check_inputs(u, A, B, C, dt, D, discretization, rate, bidirectional, initial_state, cu_seqlens)
     if bidirectional and (initial_state is not None or return_final_state):
         raise ValueError(
@@ -108,16 +108,14 @@ def diagonal_ssm(
         )  # fmt: skip
     a, b, c = one_step(A, B, C, dt, **options)
     skip = None if D is None else D.to(state_dtype(u.dtype))
-    h0 = None if initial_state is None else as_pairs(initial_state)
-    engine = "chunked" if name == "cpu" and mode == "chunked" else name
-    if not bidirectional:
-        y, final_state = _scan(Tensors(u, a, b, c, skip, h0, cu_seqlens), False, engine)
-        return y, final_state if return_final_state else None
-    y, _ = _scan(Tensors(u, a, b, c[0], skip, None, cu_seqlens), False, engine)
-    back, _ = _scan(
-        Tensors(_later(u, cu_seqlens), a, b, c[1], None, None, cu_seqlens), True, engine
-    )
-    return y + back, None
+    given = Tensors(u, a, b, c, skip, initial_state, cu_seqlens)
+    engine = choose(mode, name, u, A.shape[1])
+    if engine == "convolution":
+        return convolved(given, return_final_state)
+    if bidirectional:
+        return _both_directions(given, engine), None
+    y, final_state = _scan(given, False, engine)
+    return y, final_state if return_final_state else None
 
 
 def check_inputs(
@@ -138,9 +136,7 @@ def check_inputs(
     sizes: dict[str, int] = {}
     check_shape("u", u, "B T H", sizes)
     check_same(("u",), (u,))
-    check_copies(A, B, sizes, u)
-    check_pairs("C", C, "2 H M" if bidirectional else "H M", sizes, u)
-    check_parameter("dt", dt, "H M" if isinstance(dt, Tensor) and dt.ndim == 2 else "H", sizes, u)
+    check_diagonal(A, B, C, dt, sizes, bidirectional, u)
     if D is not None:
         check_parameter("D", D, "H", sizes, u)
     check_discretization(discretization)
@@ -150,19 +146,14 @@ def check_inputs(
     if cu_seqlens is not None:
         sizes["Nseq"] = check_cu_seqlens(cu_seqlens, sizes["B"], u)
     if state is not None:
-        state = as_pairs(state) if isinstance(state, Tensor) else state
         check_state(state_name, state, "Nseq H M 2", sizes, state_dtype(u.dtype), u)
 
 
-def check_copies(A: Tensor, B: Tensor, sizes: dict[str, int], like: Tensor) -> None:
-    """Hold A and B [S, M, 2] to one shape and S to a divisor of the channels H in `sizes`."""
-    check_pairs("A", A, "S M", sizes, like)
-    check_pairs("B", B, "S M", sizes, like)
-    if sizes["S"] < 1 or sizes["H"] % sizes["S"] != 0:
-        raise ValueError(
-            f"A must have a number of copies S that divides H={sizes['H']}, the channels, "
-            f"got S={sizes['S']}"
-        )
+def _both_directions(given: Tensors, engine: str) -> Tensor:
+    u, c = given.u, given.c
+    y, _ = _scan(given._replace(c=c[0]), False, engine)
+    later = given._replace(u=_later(u, given.cu_seqlens), c=c[1], D=None)
+    return y + _scan(later, True, engine)[0]
 
 
 def _later(u: Tensor, cu_seqlens: Tensor | None) -> Tensor:
