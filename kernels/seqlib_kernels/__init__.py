@@ -10,13 +10,24 @@ from .selective_scan.op import selective_scan
 from .selective_scan.step import selective_scan_step
 from .ssd.op import ssd
 from .ssd.step import ssd_step
+from .ssm.dense import dense_ssm, dense_ssm_step
+from .ssm.diagonal.op import diagonal_ssm
+from .ssm.diagonal.step import diagonal_ssm_step
+from .ssm.mimo.op import mimo_ssm
+from .ssm.mimo.step import mimo_ssm_step
 
 __all__ = [
     "BackendUnavailableError",
     "delta_rule",
     "delta_rule_step",
+    "dense_ssm",
+    "dense_ssm_step",
+    "diagonal_ssm",
+    "diagonal_ssm_step",
     "linear_scan",
     "linear_scan_step",
+    "mimo_ssm",
+    "mimo_ssm_step",
     "selective_scan",
     "selective_scan_step",
     "ssd",

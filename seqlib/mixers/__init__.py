@@ -9,6 +9,8 @@ from .gated_delta_net import GatedDeltaNet
 from .mamba import Mamba
 from .mamba2 import Mamba2
 from .names import unknown_name
+from .s4 import S4
+from .s5 import S5
 
 MIXERS: dict[str, type[Mixer]] = {
     "delta_net": DeltaNet,
@@ -16,6 +18,8 @@ MIXERS: dict[str, type[Mixer]] = {
     "delta_product": DeltaProduct,
     "mamba": Mamba,
     "mamba2": Mamba2,
+    "s4": S4,
+    "s5": S5,
     "full_attention": FullAttention,
 }
 

@@ -41,6 +41,7 @@ class DiagonalCore(SSMCore):
 
     A_real: Tensor
     A_imag: Tensor
+    B: Tensor
     C: Tensor
     D: Tensor
 

@@ -86,8 +86,9 @@ class MimoCore(SSMCore):
         self.init, self.b_init, self.c_init = init, b_init, c_init
         self.discretization, self.conj_sym = discretization, conj_sym
         self.clip_eigs, self.force_neg, self.bidirectional = clip_eigs, force_neg, bidirectional
-        modes = count_modes(init, d_state // blocks, "d_state / blocks")
-        P = blocks * modes if conj_sym else d_state
+        P = d_state
+        if conj_sym:
+            P = blocks * count_modes(init, d_state // blocks, "d_state / blocks")
         self.make_own(
             Lambda_re=(P,),
             Lambda_im=(P,),

@@ -37,6 +37,28 @@ CASES: dict[str, tuple[str, dict]] = {
         "mamba2",
         {"d_state": 4, "head_dim": 12, "n_groups": 2, "use_bias": True, "conv_bias": False},
     ),
+    "s4": ("s4", {"d_state": 8}),
+    "s4-lin-copies-channels": (
+        "s4",
+        {"d_state": 6, "init": "lin", "n_ssm": 3, "channels": 2, "discretization": "bilinear"}
+        | {"dt_tie": False, "dt_transform": "exp", "tie_bc": True, "glu": False},
+    ),
+    "s4-dense": (
+        "s4",
+        {"mode": "dense", "d_state": 5, "init": "legs", "channels": 2}
+        | {"discretization": "bilinear", "activation": "none"},
+    ),
+    "s4-structured": (
+        "s4",
+        {"mode": "structured", "d_state": 4, "init": "legs", "alpha": 1.0}
+        | {"discretization": "bilinear"},
+    ),
+    "s5": ("s5", {"d_state": 16, "blocks": 2}),
+    "s5-all-states-full_glu": (
+        "s5",
+        {"d_state": 8, "init": "legs", "conj_sym": False, "discretization": "bilinear"}
+        | {"activation": "full_glu", "force_neg": True, "c_init": "complex_normal"},
+    ),
     "full_attention": ("full_attention", {"num_heads": 4, "num_kv_heads": 2, "qk_norm": True}),
 }
 
