@@ -2,7 +2,6 @@
 """Images of dashed paths: do two discs lie at the ends of one path or of two?"""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -67,59 +66,66 @@ class Pathfinder:
         """Paths and discs, drawn again until all find room."""
         n = DASHES[self.size]
         while True:
-            paths = self._place(random, n, [])
+            paths: list[_Paths] = []
+            self._place(random, n, paths)
             mixed = self._place_rival(random, n, paths)
-            if mixed is None or any(not self._place(random, n // 3, paths) for _ in range(n)):
+            if mixed is None or not all(self._place(random, n // 3, paths) for _ in range(n)):
                 continue
-            dashes = np.concatenate([path.dashes for path in paths])
-            return Scene(dashes, paths[0].ends if connected else mixed, connected)
+            dashes = np.concatenate([path.dashes[0] for path in paths])
+            return Scene(dashes, paths[0].ends[0] if connected else mixed, connected)
 
-    def _place(self, random: np.random.Generator, n: int, paths: list["_Path"]) -> list["_Path"]:
-        """Add a path of n dashes to `paths`; none if it finds no room."""
+    def _place(self, random: np.random.Generator, n: int, paths: list["_Paths"]) -> bool:
+        """Add a path of n dashes to `paths`; whether there is room for it."""
         for _ in range(TRIES):
-            if free := self._free(random, n, paths):
-                paths.append(free[0])
-                return paths
-        return []
+            free = self._free(random, n, paths)
+            if len(free.dashes):
+                paths.append(free[:1])
+                return True
+        return False
 
     def _place_rival(
-        self, random: np.random.Generator, n: int, paths: list["_Path"]
+        self, random: np.random.Generator, n: int, paths: list["_Paths"]
     ) -> np.ndarray | None:
-        """Add a second path, of which one end may stand for one of the first; returns both."""
+        """Add a second path, one end of which may stand for one of the first: those two ends.
+
+        They are as far from each other, and their middle from the centre, as both of the first.
+        """
         for _ in range(TRIES):
-            for rival in self._free(random, n, paths):
-                mixed = _look_alike(paths[0].ends, rival.ends, self.size)
-                if mixed is not None:
-                    paths.append(rival)
-                    return mixed
+            free = self._free(random, n, paths)
+            own = paths[0].ends
+            mixed = np.stack(np.broadcast_arrays(own[:, :, None], free.ends[:, None]), 3)
+            mixed = mixed.reshape(-1, 2, 2)  # four pairs for each free path
+            differences = np.abs(_spread(mixed, self.size) - _spread(own, self.size)).max(1)
+            alike = np.flatnonzero(differences < ALIKE * self.size)
+            if len(alike):
+                paths.append(free[alike[0] // 4 :][:1])
+                return mixed[alike[0]]
         return None
 
-    def _free(self, random: np.random.Generator, n: int, paths: list["_Path"]) -> list["_Path"]:
+    def _free(self, random: np.random.Generator, n: int, paths: list["_Paths"]) -> "_Paths":
         """Of some paths of n dashes, those inside the frame and apart from `paths`."""
-        dashes, points = _candidates(random, n, self.size)
-        inside = (points > MARGIN) & (points < self.size - MARGIN)
-        free = np.flatnonzero(inside.all((1, 2)))
-        if paths and len(free):
-            free = free[_apart(points[free], np.concatenate([path.points for path in paths]))]
-        return [_Path(dashes[i], points[i]) for i in free]
+        drawn = _candidates(random, n, self.size)
+        inside = (drawn.points > MARGIN) & (drawn.points < self.size - MARGIN)
+        free = drawn[np.flatnonzero(inside.all((1, 2)))]
+        if not paths:
+            return free
+        return free[_apart(free.points, np.concatenate([path.points[0] for path in paths]))]
 
 
-class _Path(NamedTuple):
-    """Dashes [n, 2, 2] and points [m, 2] on their line."""
+@dataclass(frozen=True)
+class _Paths:
+    """Dashes [k, n, 2, 2] of k paths, and points [k, m, 2] on their lines."""
 
     dashes: np.ndarray
     points: np.ndarray
 
+    def __getitem__(self, chosen: slice | np.ndarray) -> "_Paths":
+        return _Paths(self.dashes[chosen], self.points[chosen])
+
     @property
     def ends(self) -> np.ndarray:
-        return np.stack((self.dashes[0, 0], self.dashes[-1, 1]))
-
-
-def _look_alike(own: np.ndarray, other: np.ndarray, size: int) -> np.ndarray | None:
-    """An end of each path, as far from each other and from the centre as the first one's ends."""
-    mixed = np.stack(np.broadcast_arrays(own[:, None], other), 2).reshape(4, 2, 2)
-    far = np.abs(_spread(mixed, size) - _spread(own[None], size)).max(1)
-    return mixed[far.argmin()] if far.min() < ALIKE * size else None
+        """[k, 2, 2]"""
+        return np.stack((self.dashes[:, 0, 0], self.dashes[:, -1, 1]), 1)
 
 
 def _spread(pairs: np.ndarray, size: int) -> np.ndarray:
@@ -128,8 +134,8 @@ def _spread(pairs: np.ndarray, size: int) -> np.ndarray:
     return np.stack((apart, np.linalg.norm(pairs.mean(1) - size / 2, axis=-1)), 1)
 
 
-def _candidates(random: np.random.Generator, n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """CANDIDATES paths of n dashes [., n, 2, 2] and points on their lines [., m, 2]."""
+def _candidates(random: np.random.Generator, n: int, size: int) -> _Paths:
+    """CANDIDATES paths of n dashes that start anywhere in any direction."""
     shape = (CANDIDATES, n)
     turns = random.uniform(-TURN, TURN, shape)
     turns[:, 0] = random.uniform(0, 2 * np.pi, CANDIDATES)
@@ -148,7 +154,7 @@ def _candidates(random: np.random.Generator, n: int, size: int) -> tuple[np.ndar
     )
     # the first dash has no gap before it
     points[:, 0] = ends[:, :1] - step[:, :1] * np.minimum(along, DASH)[:, None]
-    return dashes, points.reshape(CANDIDATES, -1, 2)
+    return _Paths(dashes, points.reshape(CANDIDATES, -1, 2))
 
 
 def _apart(paths: np.ndarray, taken: np.ndarray) -> np.ndarray:
