@@ -43,7 +43,7 @@ def scan(
     states, last = scanned
     y = read(C.to(dtype), torch.view_as_real(states))
     if D is not None:
-        y = y + D.to(dtype) * x
+        y = y + (D.to(dtype) * x.flatten(0, 1)).view(y.shape)
     return y.to(u.dtype), torch.view_as_real(last)
 
 
