@@ -16,6 +16,7 @@ BLOCKS = {
     "delta_product": ["delta_product"] * 2,
     "mamba": ["mamba"] * 2,
     "mamba2": ["mamba2"] * 2,
+    "s4, s5": ["s4", "s5"],
     "attention first": ["full_attention", "delta_net", "gated_delta_net"],
     "attention last": ["delta_net", "delta_product", "full_attention"],
 }
@@ -25,6 +26,8 @@ OPTIONS = {
     "delta_product": {"num_heads": 2, "head_dim": 8, "expand_v": 1.0},
     "mamba": {"d_state": 4},
     "mamba2": {"d_state": 8, "head_dim": 16, "n_groups": 2},
+    "s4": {"d_state": 16},
+    "s5": {"d_state": 16, "blocks": 2},
     "full_attention": {"num_heads": 4, "num_kv_heads": 2},
 }
 WITHOUT_MLP = {"mamba", "mamba2"}

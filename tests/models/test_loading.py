@@ -11,7 +11,15 @@ from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, PreTraine
 from seqlib.models import SeqLMConfig, SeqLMForCausalLM, SeqLMModel
 
 WEIGHTS = "model.safetensors"
-WIDE = (".A_log", ".D", ".dt_bias")  # kept in float32, without weight decay
+UNDECAYED = (".A_log", ".mixer.D", ".dt_bias")
+WIDE = (
+    *UNDECAYED,
+    *(f".ssm.{n}" for n in ("inv_dt", "B", "C", "D")),
+    "_real",
+    "_imag",
+    "_re",
+    "_im",
+)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -54,6 +62,14 @@ def test_every_parameter_missing_from_a_checkpoint_is_initialised(make_model, ki
         assert got.isfinite().all(), name
         if name in kept:
             assert torch.equal(got, kept[name])
+        elif name.endswith(".inv_dt"):  # of step sizes from 0.001 to 0.1
+            assert ((got >= -6.909) & (got <= -2.25)).all(), name
+        elif name.endswith((".A_real", ".A_imag", ".Lambda_re", ".Lambda_im")):
+            assert torch.equal(got, want), name
+        elif ".ssm." in name:
+            assert 0.5 < got.std() / want.std() < 2, name
+        elif name.endswith("_proj.bias"):
+            assert torch.equal(got, torch.zeros_like(got)), name
         elif "norm" in name or name.endswith(".D"):
             assert torch.equal(got, torch.ones_like(got)), name
         elif name.endswith("conv1d.bias"):
@@ -79,7 +95,7 @@ def test_tags_of_parameters_without_weight_decay_survive_loading(make_model, kin
     model = make_model(kind)
     model.save_pretrained(tmp_path)
     names = tagged(model)
-    assert names == {n for n, _ in model.named_parameters() if "norm" in n or n.endswith(WIDE)}
+    assert names == {n for n, _ in model.named_parameters() if "norm" in n or n.endswith(UNDECAYED)}
     assert tagged(SeqLMForCausalLM.from_pretrained(tmp_path)) == names
 
 
