@@ -98,7 +98,7 @@ SPEC = OpSpec(
     state_shape=lambda Nseq, dims: (Nseq, dims["P"], 2),
     tiles=(64, 256),
     exact_cut={"cpu": 64},
-    # Two products forward; five backward, and the first again.
+    # Two products forward; backward the first of them again and four for the gradients.
     flops=lambda *size: 2 * 2 * _products(*size),
     backward_flops=lambda *size: 2 * 5 * _products(*size),
     # u, y, B, C; then u, dy, du and B, C and their gradients.
