@@ -17,6 +17,7 @@ def plot_losses(
     path: str | os.PathLike[str],
     *,
     title: str = "",
+    unit: str = "nats per token",
     levels: Mapping[str, float] | None = None,
 ) -> Path:
     """Draw `loss` and `eval_loss` against `step` into a PNG.
@@ -25,7 +26,8 @@ def plot_losses(
         log_history: `trainer.state.log_history`, or the same read from a metrics file.
         path: the PNG, replaced whole.
         title: a heading.
-        levels: horizontal lines by name, in nats per token, such as a baseline's.
+        unit: of the losses.
+        levels: horizontal lines by name, in that unit, such as a baseline's.
 
     Raises:
         ValueError: no record holds a step and a loss.
@@ -48,7 +50,7 @@ def plot_losses(
         axes.annotate(
             label, (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom"
         )
-    axes.set(xlabel="step", ylabel="nats per token", title=title)
+    axes.set(xlabel="step", ylabel=unit, title=title)
     axes.grid(alpha=0.3)
     axes.legend()
     return write_png(figure, path)
