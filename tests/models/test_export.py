@@ -29,8 +29,13 @@ def model() -> SeqLMForCausalLM:
     config = SeqLMConfig(
         vocab_size=16,
         hidden_size=16,
-        block_types=["delta_net", "full_attention"],
-        mixer_kwargs={"delta_net": {"num_heads": 2}, "full_attention": {"num_heads": 2}},
+        block_types=["delta_net", "full_attention", "s4", "s5"],
+        mixer_kwargs={
+            "delta_net": {"num_heads": 2},
+            "full_attention": {"num_heads": 2},
+            "s4": {"d_state": 8},
+            "s5": {"d_state": 8},
+        },
         intermediate_size=24,
     )
     return SeqLMForCausalLM(config).eval()

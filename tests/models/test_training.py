@@ -160,6 +160,7 @@ def test_arguments_that_can_not_be(model, ids):
     [
         ("aot_eager", ["full_attention", "delta_net", "gated_delta_net", "delta_product"]),
         ("aot_eager", ["mamba", "mamba2"]),
+        ("aot_eager", ["s4", "s5"]),
         # compiles for ten seconds a block; these have the code of the others
         ("inductor", ["full_attention", "delta_product", "mamba2"]),
     ],
