@@ -36,11 +36,19 @@ _LEAST, _ZERO = 2.0**-40, 2.0**-100
 @compile_kernel
 def load_state(table, at, source, d0, d1):
     """Rows `at` of every mode from source [H, M, 2]."""
+    _clear_padding(table, at, source.shape[1])
     for m in range(source.shape[1]):
         row = table[m]
         for d in range(d1 - d0):
             row[at + d] = source[d0 + d, m, 0]
             row[at + LANES + d] = source[d0 + d, m, 1]
+
+
+@compile_kernel
+def _clear_padding(table, at, modes):
+    """Modes that fill up a sweep see the same inputs: a NaN must not stay in their states."""
+    for m in range(modes, len(table)):
+        table[m, at : at + 2 * LANES] = 0
 
 
 @compile_kernel
@@ -65,6 +73,7 @@ def keep_state(target, table, at, d0, d1):
 @compile_kernel
 def recall_state(table, at, source, d0, d1):
     """Rows `at` of every mode from source [M, 2, H]."""
+    _clear_padding(table, at, source.shape[0])
     for m in range(source.shape[0]):
         for part in range(2):
             row, target = source[m, part, d0:d1], table[m, at + part * LANES :]
