@@ -20,6 +20,9 @@ from seqlib_kernels.selective_scan.launch import LAUNCH as SELECTIVE_SCAN
 from seqlib_kernels.ssd import kernels as ssd
 from seqlib_kernels.ssd.arguments import Tensors as SSDTensors
 from seqlib_kernels.ssd.launch import LAUNCH as SSD
+from seqlib_kernels.ssm.diagonal import kernels as diagonal_ssm
+from seqlib_kernels.ssm.diagonal.arguments import Tensors as DiagonalTensors
+from seqlib_kernels.ssm.diagonal.launch import LAUNCH as DIAGONAL_SSM
 from torch import Tensor
 
 BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
@@ -92,6 +95,19 @@ def _ssd(dtype: torch.dtype, width: int, *, full: bool) -> None:
     ssd.backward(y, hT, given, saved)
 
 
+def _diagonal_ssm(dtype: torch.dtype, width: int, *, full: bool, modes: int = 32) -> None:
+    """Both passes, to the left with every option or to the right with none."""
+    H, wide = 256, state_dtype(dtype)
+    u = _meta(1 if full else 2, 256, H, dtype=dtype)
+    a, h0 = _meta(H, modes, 2, dtype=F64), _meta(3, H, modes, 2, dtype=wide) if full else None
+    D = _meta(H, dtype=wide) if full else None
+    given = DiagonalTensors(u, a, a, a, D, h0, _boundaries(full))
+    y, hT, states = diagonal_ssm.forward(given, full, True)
+    diagonal_ssm.backward(y, hT, given, states, full)
+    if not full:  # without states for a backward pass
+        diagonal_ssm.forward(given, full, False)
+
+
 @dataclass(frozen=True)
 class Family:
     """A family's table, and what to compile for a row.
@@ -139,5 +155,15 @@ FAMILIES = {
         _ssd,
         {2: (BF16,), 4: (F32, F16)},
         {"plain": {"full": False}, "full": {"full": True}},
+    ),
+    "diagonal_ssm": Family(
+        DIAGONAL_SSM,
+        _diagonal_ssm,
+        {2: (BF16, F16), 4: (F32,)},
+        {
+            "plain": {"full": False},
+            "full": {"full": True},
+            "modes": {"full": True, "modes": 100},
+        },
     ),
 }

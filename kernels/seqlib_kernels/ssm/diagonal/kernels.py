@@ -46,33 +46,32 @@ class _Plan:
             raise TypeError("u must not be float64 on a GPU: use float32, or backend='reference'")
         self.given, self.reverse, self.dtype = given, reverse, state_dtype(u.dtype)
         self.row = pick(u, M)
-        tiles = dict(self.row.tiles)
-        tiles["BH"] = min(tiles["BH"], triton.next_power_of_2(H))
-        tiles["BM"] = min(tiles["BM"], max(16, triton.next_power_of_2(M)))
-        self.tiles, self.T, self.H, self.M = tiles, u.shape[1], H, M
+        self.T, self.H, self.M, self.BT = u.shape[1], H, M, self.row.tiles["BT"]
+        self.limits = {"BH": triton.next_power_of_2(H), "BM": max(16, triton.next_power_of_2(M))}
         self.packed = given.cu_seqlens is not None
         self.precision = precision(u.dtype, self.row)
-        self.blocks = triton.cdiv(H, tiles["BH"])
-        self.states = given.states_shape(tiles["BT"])
+        self.states = given.states_shape(self.BT)
 
     def empty(self, *shape: int) -> Tensor:
         return alloc.empty(shape, self.given.u, self.dtype)
 
     def options(self, kernel: Any, *tiles: str) -> dict[str, Any]:
         """Tiles of these names and compiler options of one kernel."""
-        own = self.row.compile_options(kernel.__name__)
-        return {**{name: self.tiles[name] for name in tiles}, **own}
+        options = self.row.options(kernel.__name__)
+        for name in self.row.tiles.keys() - set(tiles):
+            options.pop(name)
+        return {n: min(x, self.limits.get(n, x)) for n, x in options.items()}
 
     def tables(self) -> Tables:
         """Made in float64 and rounded to the dtype of states."""
-        H, M, BT, given = self.H, self.M, self.tiles["BT"], self.given
+        H, M, BT, given = self.H, self.M, self.BT, self.given
         tables = Tables(
             self.empty(H, BT),
             *(self.empty(H, n, 2, M) for n in (BT, BT, BT + 1, 2)),
         )
         if H:
             make_tables[(H,)](
-                given.a, given.b, given.c, given.D, *tables, H, M=M, SKIP=given.D is not None,
+                given.a, given.b, given.c, given.D, *tables, M=M, SKIP=given.D is not None,
                 **self.options(make_tables, "BT", "R", "BM"),
             )  # fmt: skip
         return tables
@@ -83,13 +82,14 @@ class _Plan:
         """Outputs, final states and the states before chunks; of the adjoint, its own."""
         y, hT = alloc.empty(x.shape, x), self.empty(self.given.sequences, self.H, self.M, 2)
         states = self.empty(self.states[0] if save else 0, *self.states[1:])
-        grid = (self.given.sequences * self.blocks,)
+        options = self.options(walk, "BT", "R", "BH", "BM")
+        grid = (self.given.sequences * triton.cdiv(self.H, options["BH"]),)
         if grid[0]:
             walk[grid](
                 x, *tables, h0, self.given.cu_seqlens, y, hT, states, self.T,
                 H=self.H, M=self.M, PACKED=self.packed, BACKWARDS=self.reverse != adjoint,
                 ADJOINT=adjoint, INITIAL=h0 is not None, KEEP=save, PRECISION=self.precision,
-                **self.options(walk, "BT", "R", "BH", "BM"),
+                **options,
             )  # fmt: skip
         return y, hT, states
 
@@ -109,18 +109,19 @@ def backward(
     du, dh0, adjoints = plan.walk(tables.adjoint(), dy, dhT, adjoint=True, save=True)
 
     # Blocks of chunks write their parts apart, and the parts are added in order.
-    H, M, BT, slots = plan.H, plan.M, plan.tiles["BT"], states.shape[0]
+    H, M, BT, slots = plan.H, plan.M, plan.BT, states.shape[0]
     splits = triton.cdiv(slots, PER)
     dlags, da = plan.empty(splits, H, BT, BT), plan.empty(splits, H, 2, M)
     dwrite, dread = (plan.empty(splits, H, BT, 2, M) for _ in range(2))
-    grid = (splits * plan.blocks, 1 + triton.cdiv(M, plan.tiles["BM"]))
+    options = plan.options(table_gradients, "BT", "R", "BH", "BM")
+    grid = (splits * triton.cdiv(H, options["BH"]), 1 + triton.cdiv(M, options["BM"]))
     if grid[0]:
         table_gradients[grid](
             given.u, dy, states, adjoints, tables.powers, given.cu_seqlens,
             dlags, dwrite, dread, da,
             given.sequences, plan.T, slots, PER, given.sequences.bit_length(),
             H=H, M=M, PACKED=plan.packed, BACKWARDS=reverse, PRECISION=plan.precision,
-            **plan.options(table_gradients, "BT", "R", "BH", "BM"),
+            **options,
         )  # fmt: skip
     grads = tuple(alloc.empty(x.shape, x) for x in (given.a, given.b, given.c))
     dskip = None if given.D is None else alloc.empty(given.D.shape, given.D)
@@ -128,6 +129,6 @@ def backward(
     if H:
         parameter_gradients[(H, triton.cdiv(M, options["BM"]))](
             given.a, given.b, given.c, dlags, dwrite, dread, da, *grads, dskip,
-            splits, H, M=M, **options,
+            splits, H=H, M=M, **options,
         )  # fmt: skip
     return du, *grads, dskip, dh0

@@ -61,7 +61,7 @@ def after(p_re, p_im, a_re, a_im, o_k):
 def make_tables(
     a, b, c, skip,
     lags, write, read, powers, span,
-    H, M: tl.constexpr, SKIP: tl.constexpr, BT: tl.constexpr, R: tl.constexpr, BM: tl.constexpr,
+    M: tl.constexpr, SKIP: tl.constexpr, BT: tl.constexpr, R: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
     """lags_k = Re(sum c b a^k) + [k = 0] D; write_k = b a^k; read_k = (c a^(k+1))*; powers_k = a^k.
 
@@ -108,7 +108,7 @@ def make_tables(
 def parameter_gradients(
     a, b, c, dlags, dwrite, dread, rest,
     da, db, dc, dskip,
-    splits, H, M: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr,
+    splits, H: tl.constexpr, M: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a, b, c and D from those of the tables, summed over their parts.
 

@@ -14,12 +14,38 @@ from ..._core.launch import INTERPRETER, Launch, LaunchTable
 LAUNCH = LaunchTable(
     (
         Launch(arch=INTERPRETER, itemsize=4, width=4, tiles={"BT": 4, "R": 4, "BH": 2, "BM": 4}),
-        Launch(arch=INTERPRETER, itemsize=4, width=256, tiles={"BT": 16, "R": 4, "BH": 4, "BM": 8}),
+        Launch(
+            arch=INTERPRETER,
+            itemsize=4,
+            width=1 << 30,
+            tiles={"BT": 16, "R": 4, "BH": 4, "BM": 8},
+        ),
+        Launch(
+            arch="sm_90",
+            itemsize=2,
+            width=1 << 30,
+            tiles={"BT": 32, "R": 16, "BH": 8, "BM": 16},
+            num_warps=8,
+        ),
         Launch(
             arch="sm_90",
             itemsize=4,
-            width=256,
-            tiles={"BT": 32, "R": 16, "BH": 8, "BM": 32},
+            width=1 << 30,
+            tiles={"BT": 32, "R": 16, "BH": 4, "BM": 16},
+            num_warps=8,
+        ),
+        Launch(
+            arch="gfx942",
+            itemsize=2,
+            width=1 << 30,
+            tiles={"BT": 32, "R": 16, "BH": 8, "BM": 16},
+            num_warps=8,
+        ),
+        Launch(
+            arch="gfx942",
+            itemsize=4,
+            width=1 << 30,
+            tiles={"BT": 32, "R": 16, "BH": 8, "BM": 16},
             num_warps=8,
         ),
     ),
