@@ -3,12 +3,14 @@
 
 import hashlib
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 from .corpus import Document, Preparation
 from .splits import hash_split, text_key
 
 VERSION = "hub-v1"
+VALIDATION = ("validation", "valid", "val", "dev")  # what others call that split
 
 
 def hub_dataset(name: str, config: str | None, text_column: str) -> Preparation:
@@ -21,18 +23,7 @@ def hub_dataset(name: str, config: str | None, text_column: str) -> Preparation:
         ImportError: the package `datasets` is missing.
         ValueError: the data set can't be loaded, has no train split or no such column of text.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(
-            f"dataset_name={name!r} needs the package datasets: pip install 'seqlib[data]'"
-        ) from error
-    try:
-        loaded: Any = datasets.load_dataset(name, config)
-    except Exception as error:  # damaged files raise whatever their reader raises
-        raise ValueError(f"dataset_name {name!r} cannot be loaded: {_reason(error)}") from error
-    if "train" not in loaded:
-        raise ValueError(f"dataset_name {name!r} has no train split, it has {', '.join(loaded)}")
+    loaded = load_splits(name, config)
     for split, rows in loaded.items():
         if text_column not in rows.column_names:
             raise ValueError(
@@ -45,7 +36,7 @@ def hub_dataset(name: str, config: str | None, text_column: str) -> Preparation:
                 f"text_column {text_column!r} of {name!r} must hold text, its {split} split holds "
                 f"values of type {kind}"
             )
-    validation = next((s for s in ("validation", "valid", "val", "dev") if s in loaded), None)
+    validation = next((split for split in VALIDATION if split in loaded), None)
 
     def documents() -> Iterator[Document]:
         for text in loaded["train"][text_column]:
@@ -63,8 +54,30 @@ def hub_dataset(name: str, config: str | None, text_column: str) -> Preparation:
         name=f"dataset {name}",
         folder=f"{VERSION}-{key[:16]}",
         documents=documents,
-        about={"versions": {"datasets": datasets.__version__}, "licence": _licence(loaded)},
+        about={"versions": {"datasets": version("datasets")}, "licence": licence(loaded)},
     )
+
+
+def load_splits(name: str, config: str | None) -> Any:
+    """What `datasets` loads under a name: tables by split, train among them.
+
+    Raises:
+        ImportError: the package `datasets` is missing.
+        ValueError: the data set can't be loaded or has no train split.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError(
+            f"dataset_name={name!r} needs the package datasets: pip install 'seqlib[data]'"
+        ) from error
+    try:
+        loaded: Any = datasets.load_dataset(name, config)
+    except Exception as error:  # damaged files raise whatever their reader raises
+        raise ValueError(f"dataset_name {name!r} cannot be loaded: {_reason(error)}") from error
+    if "train" not in loaded:
+        raise ValueError(f"dataset_name {name!r} has no train split, it has {', '.join(loaded)}")
+    return loaded
 
 
 def _reason(error: BaseException) -> str:
@@ -74,5 +87,5 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _licence(loaded: Any) -> str:
+def licence(loaded: Any) -> str:
     return loaded["train"].info.license or "see the data set's card"

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 # More undecodable bytes than this share of the text and the file is not UTF-8 text.
 MAX_INVALID = 0.01
@@ -83,6 +84,18 @@ def read_documents(path: Path, text_column: str) -> list[str]:
     return list(_json_lines(path, text, text_column)) if is_json_lines(path) else [text]
 
 
+def read_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and record of every line of JSON lines, compressed or not.
+
+    Raises:
+        UnusableFile: unreadable, binary, not UTF-8, or a line that is no JSON object.
+    """
+    for number, record in _records(path, _decode(path, _read(path))):
+        if not isinstance(record, dict):
+            raise UnusableFile(path, f"line {number} is no JSON object: {record!r}")
+        yield number, record
+
+
 def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
@@ -126,15 +139,20 @@ def _decode(path: Path, data: bytes) -> str:
 
 
 def _json_lines(path: Path, text: str, text_column: str) -> Iterator[str]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UnusableFile(path, f"line {number} is not JSON: {error}") from error
+    for number, record in _records(path, text):
         value = record.get(text_column) if isinstance(record, dict) else None
         if not isinstance(value, str):
             has = sorted(record) if isinstance(record, dict) else type(record).__name__
             raise UnusableFile(path, f"line {number} has no text in {text_column!r}, it has {has}")
         yield value
+
+
+def _records(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """Number and value of every line that is not empty."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UnusableFile(path, f"line {number} is not JSON: {error}") from error

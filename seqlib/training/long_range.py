@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from seqlib.data.long_range import PAD_TOKEN, SequenceData, Sequences, load_sequences
+from seqlib.data.long_range import PAD_TOKEN, Columns, SequenceData, Sequences, load_sequences
 from seqlib.models import SeqLMForSequenceClassification
 
 from .model import ModelSettings, model_config
@@ -19,11 +19,11 @@ def _help(text: str) -> dict[str, str]:
 class SequenceSettings:
     """Which sequences, and how many of them."""
 
-    task: str = field(
-        default="listops-s",
+    task: str | None = field(
+        default=None,
         metadata=_help(
             "listops, listops-s, pathfinder-32, pathfinder-64, pathfinder-128, digits or "
-            "digits-permuted."
+            "digits-permuted; or data of your own."
         ),
     )
     sizes: list[int] | None = field(
@@ -31,6 +31,29 @@ class SequenceSettings:
         metadata=_help("Of generated data: how many to train on, to validate on, to test on."),
     )
     generation_seed: int = field(default=0, metadata=_help("Of generated data."))
+    train_files: list[str] | None = field(
+        default=None,
+        metadata=_help("JSON lines, npz files or folders of images by class, to train on."),
+    )
+    validation_files: list[str] | None = field(
+        default=None, metadata=_help("Held-out files; a tenth of train_files when not given.")
+    )
+    test_files: list[str] | None = field(
+        default=None, metadata=_help("Files for the test; the held-out ones when not given.")
+    )
+    dataset_name: str | None = field(
+        default=None, metadata=_help("A data set of the Hub, or a folder that `datasets` loads.")
+    )
+    dataset_config: str | None = field(default=None, metadata=_help("Its configuration."))
+    input_columns: list[str] = field(
+        default_factory=lambda: ["text"],
+        metadata=_help("Where records hold the sequence; two names for tasks about pairs."),
+    )
+    label_column: str = field(default="label", metadata=_help("Where they hold the label."))
+    max_length: int | None = field(default=None, metadata=_help("Cut the user's sequences there."))
+    image_mode: str = field(
+        default="L", metadata=_help("L: one number for a pixel of the user's images. RGB: three.")
+    )
 
 
 @dataclass
@@ -85,9 +108,24 @@ def prepare_sequences(settings: SequenceSettings) -> LongRangeData:
         ImportError: the package that carries the data is missing.
         ValueError: an unknown task, or data that can't be used.
     """
-    return LongRangeData(
-        load_sequences(settings.task, sizes=settings.sizes, seed=settings.generation_seed)
+    columns = Columns(
+        inputs=settings.input_columns,
+        label=settings.label_column,
+        max_length=settings.max_length,
+        image_mode=settings.image_mode,
     )
+    data = load_sequences(
+        settings.task,
+        sizes=settings.sizes,
+        seed=settings.generation_seed,
+        train_files=settings.train_files,
+        validation_files=settings.validation_files,
+        test_files=settings.test_files,
+        dataset_name=settings.dataset_name,
+        dataset_config=settings.dataset_config,
+        columns=columns,
+    )
+    return LongRangeData(data)
 
 
 def build_classifier(
@@ -105,6 +143,7 @@ def build_classifier(
     config = model_config(
         settings,
         num_labels=form.num_classes,
+        pairs=form.pairs,
         max_position_embeddings=form.length,
         use_cache=False,  # there is nothing to go on with after the answer
         **inputs,

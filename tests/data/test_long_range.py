@@ -387,7 +387,7 @@ def test_batches_of_pairs():
     [
         (TOKENS_FORM, [1, 2], [0, 2], [3], r"labels must be from 0 to 2, got 3 to 3"),
         (TOKENS_FORM, [1, 2], [0, 2], [], r"labels must hold at least one label, got none"),
-        (TOKENS_FORM, [1, 9], [0, 2], [0], r"token ids must be below 9, got 9"),
+        (TOKENS_FORM, [1, 9], [0, 2], [0], r"token ids must be from 0 to 8, got 1 to 9"),
         (TOKENS_FORM, [1, 2], [0, 1], [0], r"starts must hold 2 numbers from 0 to 2"),
         (TOKENS_FORM, [1, 2], [0, 0, 2], [0, 1], r"must have 1 to 4 steps, got 0 to 2"),
         (TOKENS_FORM, [1] * 5, [0, 5], [0], r"must have 1 to 4 steps, got 5 to 5"),

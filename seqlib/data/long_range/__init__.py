@@ -6,11 +6,13 @@ from .listops import ListOps
 from .load import NAMES, load_sequences
 from .pathfinder import Pathfinder
 from .sequences import PAD_TOKEN, SPLITS, Form, SequenceData, Sequences
+from .user_rows import Columns
 
 __all__ = [
     "NAMES",
     "PAD_TOKEN",
     "SPLITS",
+    "Columns",
     "Form",
     "ListOps",
     "Pathfinder",

@@ -148,8 +148,12 @@ class Sequences(Dataset[dict[str, Any]]):
                 f"labels must be from 0 to {form.num_classes - 1}, got {self.labels.min()} to "
                 f"{self.labels.max()}"
             )
-        if form.vocab_size is not None and not self.steps.max() < form.vocab_size:
-            raise ValueError(f"token ids must be below {form.vocab_size}, got {self.steps.max()}")
+        if form.vocab_size is not None:
+            low, high = self.steps.min(), self.steps.max()
+            if not 0 <= low <= high < form.vocab_size:
+                raise ValueError(
+                    f"token ids must be from 0 to {form.vocab_size - 1}, got {low} to {high}"
+                )
 
 
 @dataclass(frozen=True)
