@@ -96,27 +96,29 @@ class DenseCore(SSMCore):
         middle = torch.linalg.inv(T) + self.R.double().diag()
         return self.P.double()[:, None] * middle * self.Q.double()
 
-    def forward(
+    def continuous(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """A [N, N], B [N], C [K, H, N], dt [H], D [K, H]."""
+        B, C, D = (x.to(dtype) for x in (self.B, self.C, self.D))
+        return self.matrix(), B, C, self.dt() * self.rate, D
+
+    def step(self, u: Tensor, given: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, Tensor]:
+        y, state = dense_ssm_step(u, *given, alpha=self.alpha, state=state)
+        return y.flatten(2), state
+
+    def run(
         self,
         u: Tensor,
+        given: tuple[Tensor, ...],
         state: Tensor | None,
         mask: Tensor | None,
         cu_seqlens: Tensor | None,
         return_state: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """u [B, T, H], state [B, H, N] to y [B, T, K H] and the last state."""
-        wide = torch.promote_types(u.dtype, torch.float32)
-        B, C, D = (x.to(wide) for x in (self.B, self.C, self.D))
-        given = (self.matrix(), B, C, self.dt() * self.rate, D)
-        if state is not None and u.shape[1] == 1:
-            y, new = dense_ssm_step(u, *given, alpha=self.alpha, state=state)
-            new = new if mask is None else torch.where(mask[..., None], new, state)
-            return y.flatten(2), new
         if cu_seqlens is not None:
             rows, where = to_rows(u, cu_seqlens)
             y, _ = dense_ssm(rows, *given, alpha=self.alpha)
             return y[where].flatten(1)[None], None
-        order = back = lengths = None
+        back = lengths = None
         if mask is not None:
             (order, back), lengths = to_front(mask), mask.sum(1)
             u = along_time(u, order)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..layers.ssm_init import ptd_init, s4d_copies
 from .names import unknown_name
 from .ssm_core import DISCRETIZATIONS, SLOWEST, SSMCore, complex_normal, count_modes, pairs
-from .ssm_rows import run_packed
+from .ssm_rows import run_masked
 
 PTD = {"ptd": "optimise", "ptd_rank1": "rank1"}
 S4D = ("legs", "fout", "lin", "inv", "inv2", "quad", "real", "diag", "hippo")
@@ -109,35 +109,38 @@ class DiagonalCore(SSMCore):
         }
         return {name: value for name, value in values.items() if hasattr(self, name)}
 
-    def forward(
+    def continuous(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """A [S, M, 2], B, C [K H, M, 2] or [2, K H, M, 2], dt [K H] or [K H, M], D [K H]."""
+        real = self.A_real.double().exp().neg().clamp_max(SLOWEST)
+        A = torch.stack((real, self.A_imag.double()), -1)
+        B = torch.tensor([1.0, 0.0]).to(A).expand_as(A) if self.tie_bc else self.B.to(dtype)
+        C = self.C.to(dtype).flatten(1, 2)
+        dt = self.dt().repeat(self.D.shape[0], *[1] * (self.inv_dt.ndim - 1))
+        return A, B, C if self.bidirectional else C[0], dt, self.D.to(dtype).flatten()
+
+    def step(self, u: Tensor, given: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, Tensor]:
+        return diagonal_ssm_step(self._inputs(u), *given, **self._options(), state=state)
+
+    def run(
         self,
         u: Tensor,
+        given: tuple[Tensor, ...],
         state: Tensor | None,
         mask: Tensor | None,
         cu_seqlens: Tensor | None,
         return_state: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """u [B, T, H], state [B, K H, M, 2] to y [B, T, K H] and the last state."""
-        K = self.D.shape[0]
-        wide = torch.promote_types(u.dtype, torch.float32)
-        real = self.A_real.double().exp().neg().clamp_max(SLOWEST)
-        A = torch.stack((real, self.A_imag.double()), -1)
-        B = torch.tensor([1.0, 0.0]).to(A).expand_as(A) if self.tie_bc else self.B.to(wide)
-        C = self.C.to(wide).flatten(1, 2)
-        given = (A, B, C if self.bidirectional else C[0])
-        step = (self.dt().repeat(K, *[1] * (self.inv_dt.ndim - 1)), self.D.to(wide).flatten())
-        options: Any = {"discretization": self.discretization, "rate": self.rate}
-        if K > 1:
-            u = u.repeat(1, 1, K)
-        if state is not None and u.shape[1] == 1:
-            y, new = diagonal_ssm_step(u, *given, *step, **options, state=state)
-            return y, new if mask is None else torch.where(mask[..., None, None], new, state)
-
-        def run(u: Tensor, **how: Any) -> tuple[Tensor, Tensor | None]:
+        def op(u: Tensor, **how: Any) -> tuple[Tensor, Tensor | None]:
             return diagonal_ssm(
-                u, *given, *step, **options, bidirectional=self.bidirectional, **how
+                u, *given, **self._options(), bidirectional=self.bidirectional, **how
             )
 
-        if mask is not None:
-            return run_packed(run, u, mask, state, return_state)
-        return run(u, initial_state=state, return_final_state=return_state, cu_seqlens=cu_seqlens)
+        return run_masked(op, self._inputs(u), state, mask, cu_seqlens, return_state)
+
+    def _options(self) -> Any:
+        return {"discretization": self.discretization, "rate": self.rate}
+
+    def _inputs(self, u: Tensor) -> Tensor:
+        """u once for each of K outputs: [B, T, K H]."""
+        K = self.D.shape[0]
+        return u if K == 1 else u.repeat(1, 1, K)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..layers.ssm_init import s5_init
 from .names import unknown_name
 from .ssm_core import DISCRETIZATIONS, SLOWEST, SSMCore, count_modes, pairs
-from .ssm_rows import run_packed
+from .ssm_rows import run_masked
 
 INITS = ("ptd", "ptd_rank1", "legs")
 B_INITS = ("lecun_normal", "hippo")
@@ -126,36 +126,36 @@ class MimoCore(SSMCore):
         B = {"lr": lr and self.ssm_lr, "weight_decay": weight_decay}
         return super().optim_options() | {"B": B}
 
-    def forward(
-        self,
-        u: Tensor,
-        state: Tensor | None,
-        mask: Tensor | None,
-        cu_seqlens: Tensor | None,
-        return_state: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """u [B, T, H], state [B, P, 2] to y [B, T, H] and the last state."""
-        wide = torch.promote_types(u.dtype, torch.float32)
+    def continuous(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """A [P, 2], B [P, H, 2], C [H, P, 2] or [H, 2P, 2], dt [P], D [H]."""
         real = self.Lambda_re.double()
         if self.force_neg:
             real = -real.abs()
         if self.clip_eigs:
             real = real.clamp_max(SLOWEST)
         A = torch.stack((real, self.Lambda_im.double()), -1)
-        B, C, D = (x.to(wide) for x in (self.B, self.C, self.D))
-        given = (A, B, C, self.dt(), D)
-        options: Any = {
+        return A, self.B.to(dtype), self.C.to(dtype), self.dt(), self.D.to(dtype)
+
+    def step(self, u: Tensor, given: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, Tensor]:
+        return mimo_ssm_step(u, *given, **self._options(), state=state)
+
+    def run(
+        self,
+        u: Tensor,
+        given: tuple[Tensor, ...],
+        state: Tensor | None,
+        mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        return_state: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        def op(u: Tensor, **how: Any) -> tuple[Tensor, Tensor | None]:
+            return mimo_ssm(u, *given, **self._options(), bidirectional=self.bidirectional, **how)
+
+        return run_masked(op, u, state, mask, cu_seqlens, return_state)
+
+    def _options(self) -> Any:
+        return {
             "discretization": self.discretization,
             "rate": self.rate,
             "conj_sym": self.conj_sym,
         }
-        if state is not None and u.shape[1] == 1:
-            y, new = mimo_ssm_step(u, *given, **options, state=state)
-            return y, new if mask is None else torch.where(mask[..., None], new, state)
-
-        def run(u: Tensor, **how: Any) -> tuple[Tensor, Tensor | None]:
-            return mimo_ssm(u, *given, **options, bidirectional=self.bidirectional, **how)
-
-        if mask is not None:
-            return run_packed(run, u, mask, state, return_state)
-        return run(u, initial_state=state, return_final_state=return_state, cu_seqlens=cu_seqlens)

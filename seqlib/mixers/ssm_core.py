@@ -3,11 +3,12 @@
 
 import math
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..layers.ssm_init import inverse_exp, inverse_softplus, log_uniform
 from .checks import check_positive
@@ -42,6 +43,10 @@ def count_modes(init: str, n: int, size_name: str) -> int:
     if n < 1 or n % 2:
         raise ValueError(f"{size_name} must be even, for conjugate pairs, got {n}")
     return n // 2
+
+
+# What made each state: the parameters then, and what they were as the ops take them.
+_continued: Any = WeakTensorKeyDictionary()
 
 
 class SSMCore(nn.Module):
@@ -104,6 +109,25 @@ class SSMCore(nn.Module):
         """Fresh values of this module's own parameters and buffers, by name."""
 
     @abstractmethod
+    def continuous(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """A, B, C, dt and D as the ops take them; the weights B, C and D in `dtype`."""
+
+    @abstractmethod
+    def step(self, u: Tensor, given: tuple[Tensor, ...], state: Tensor) -> tuple[Tensor, Tensor]:
+        """One token [B, 1, H] from a state on, with what `continuous` gave."""
+
+    @abstractmethod
+    def run(
+        self,
+        u: Tensor,
+        given: tuple[Tensor, ...],
+        state: Tensor | None,
+        mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        return_state: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """All tokens [B, T, H], with what `continuous` gave."""
+
     def forward(
         self,
         u: Tensor,
@@ -113,6 +137,35 @@ class SSMCore(nn.Module):
         return_state: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """As `Mixer.forward`, with one tensor for the state."""
+        if state is not None and u.shape[1] == 1:
+            given = self._given_after(state)
+            y, after = self.step(u, given, state)
+            if mask is not None:
+                after = torch.where(mask.view(-1, *[1] * (state.ndim - 1)), after, state)
+        else:
+            given = self.continuous(torch.promote_types(u.dtype, torch.float32))
+            y, after = self.run(u, given, state, mask, cu_seqlens, return_state)
+        if after is not None and self._may_keep(after):
+            _continued[after] = self._made_of(), given
+        return y, after
+
+    def _given_after(self, state: Tensor) -> tuple[Tensor, ...]:
+        """`continuous`, the same tensors in each step of a generation: ops recognise them."""
+        if self._may_keep(state):
+            version, given = _continued.get(state, (None, ()))
+            if version == self._made_of():
+                return given
+        return self.continuous(state.dtype)
+
+    def _may_keep(self, state: Tensor) -> bool:
+        """Without gradients, and where changes are counted: not for tensors of inference mode."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        return not any(x.is_inference() for x in (state, *self.parameters(), *self.buffers()))
+
+    def _made_of(self) -> list[tuple[int, int, int]]:
+        own = (*self.parameters(), *self.buffers())
+        return [(id(x), x._version, x.data_ptr()) for x in own]
 
     def fresh_inv_dt(self) -> Tensor:
         """First values of `inv_dt`."""

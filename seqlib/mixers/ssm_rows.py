@@ -33,8 +33,13 @@ class Packing(NamedTuple):
     bounds: Tensor
 
 
-def run_packed(
-    op: Op, u: Tensor, mask: Tensor, state: Tensor | None, return_state: bool
+def run_masked(
+    op: Op,
+    u: Tensor,
+    state: Tensor | None,
+    mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+    return_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Run `op` from `state` on as if the tokens outside the mask were not there.
 
@@ -44,6 +49,8 @@ def run_packed(
     Returns:
         y [B, T, ...], which means nothing outside the mask, and the last state [B, ...] or None.
     """
+    if mask is None:
+        return op(u, initial_state=state, return_final_state=return_state, cu_seqlens=cu_seqlens)
     order, place, bounds = _packing(mask)
     if state is not None:
         state = torch.cat((state, state.new_zeros(1, *state.shape[1:])))

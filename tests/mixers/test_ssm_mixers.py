@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """S4 and S5 beyond what every mixer does: both directions, what is learned, where it starts."""
 
+import copy
 from itertools import pairwise
 
 import pytest
@@ -182,6 +183,65 @@ class TestLearning:
         torch.testing.assert_close(ratio, (factor * mixer.ssm.dt()).exp().expand_as(ratio))
 
 
+KINDS = [("s4", {"d_state": 8}), ("s4", LSSL | {"d_state": 4}), ("s5", {"d_state": 8})]
+
+
+@pytest.mark.parametrize(("name", "options"), KINDS)
+class TestGeneration:
+    """Steps keep what the parameters come to, without gradients."""
+
+    def test_a_step_is_the_same_with_and_without_what_was_kept(self, name, options, x):
+        mixer = MIXERS[name](D, **options).double()
+        with torch.no_grad():
+            _, state = mixer(x[:, :4], return_state=True)
+            for t in range(4, 9):
+                forgotten = {"recurrent": state["recurrent"].clone()}
+                want, _ = mixer(x[:, t : t + 1], state=forgotten)
+                y, state = mixer(x[:, t : t + 1], state=state, return_state=True)
+                assert torch.equal(y, want)
+
+    @pytest.mark.parametrize("how", ["in place", "data", "optimizer"])
+    def test_a_changed_parameter_is_seen(self, name, options, how, x):
+        mixer = MIXERS[name](D, **options).double()
+        dt = mixer.ssm.inv_dt
+        with torch.no_grad():
+            _, state = mixer(x[:, :4], return_state=True)
+            _, state = mixer(x[:, 4:5], state=state, return_state=True)
+        if how == "in place":
+            with torch.no_grad():
+                dt.add_(0.5)
+        elif how == "data":
+            dt.data = dt.data + 0.5
+        else:
+            dt.grad = -torch.ones_like(dt)
+            torch.optim.SGD([dt], lr=0.5).step()
+        with torch.no_grad():
+            y, _ = mixer(x[:, 5:6], state=state)
+            want, _ = mixer(x[:, 5:6], state={"recurrent": state["recurrent"].clone()})
+        assert torch.equal(y, want)
+
+    def test_gradients_flow_after_steps_without(self, name, options, x):
+        mixer = MIXERS[name](D, **options).double()
+        with torch.no_grad():
+            _, state = mixer(x[:, :4], return_state=True)
+            _, state = mixer(x[:, 4:5], state=state, return_state=True)
+        mixer(x[:, 5:6], state=state)[0].sum().backward()
+        assert mixer.ssm.inv_dt.grad.abs().max() > 0
+
+    def test_inference_mode_steps_too(self, name, options, x):
+        mixer = MIXERS[name](D, **options).double()
+        whole, _ = mixer(x)
+        with torch.inference_mode():
+            born = copy.deepcopy(mixer)
+            for model in (mixer, born):
+                _, state = model(x[:, :8], return_state=True)
+                y, _ = model(x[:, 8:], state=state)
+                torch.testing.assert_close(y, whole[:, 8:], **CLOSE)
+        with torch.no_grad():
+            _, state = born(x[:, :8], return_state=True)
+            torch.testing.assert_close(born(x[:, 8:], state=state)[0], whole[:, 8:], **CLOSE)
+
+
 @pytest.mark.parametrize(("name", "options"), [("s4", {"d_state": 8}), ("s5", {"d_state": 8})])
 def test_own_parameters_of_any_dtype_give_the_same_output(name, options, x):
     torch.manual_seed(0)
@@ -196,9 +256,7 @@ def test_own_parameters_of_any_dtype_give_the_same_output(name, options, x):
     assert torch.equal(mixer(x.float())[0], want)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [("s4", {"d_state": 8}), ("s4", LSSL | {"d_state": 4}), ("s5", {})]
-)
+@pytest.mark.parametrize(("name", "options"), KINDS)
 def test_half_the_rate_is_half_the_step(name, options, x):
     torch.manual_seed(0)
     mixer = MIXERS[name](D, dt_min=0.01, dt_max=0.01, **options).double()

@@ -8,6 +8,7 @@ from .._core.checks import check_same, check_shape, check_state
 from .._core.dtypes import state_dtype
 from .checks import check_parameter
 from .discretise import check_steps
+from .memo import remembered
 
 # Tokens per chunk: what a token costs, 2 CHUNK + 4 N + 2 N^2 / CHUNK operations per channel, is
 # least near here for N = 64.
@@ -119,7 +120,8 @@ def dense_ssm_step(
     Returns:
         y [B, 1, H] or [B, 1, K, H] in the dtype of u, and the new state.
 
-    Cost: H systems of N linear equations in float64.
+    Cost: H N^2 multiplications and additions per row, in float64; Abar, H N^3, again whenever the
+    parameters are others than those of the step before.
 
     Raises:
         TypeError, ValueError: as `dense_ssm`, and T other than 1.
@@ -128,26 +130,20 @@ def dense_ssm_step(
     if sizes["T"] != 1:
         raise ValueError(f"u must have shape (B, 1, H), one token, got {tuple(u.shape)}")
     check_state("state", state, "B H N", sizes, state_dtype(u.dtype), u)
-    left, right = _implicit(A, dt, alpha)
-    x = state.double().permute(1, 2, 0)  # [H, N, B]
-    x = right @ x + (dt.double()[:, None] * B.double())[..., None] * u.double().permute(2, 1, 0)
-    x = torch.linalg.solve(left, x).permute(2, 0, 1)
+    a, b = remembered(_discretise, (A, B, dt), alpha)
+    x = a @ state.double().permute(1, 2, 0) + b[..., None] * u.double().permute(2, 1, 0)
+    x = x.permute(2, 0, 1)
     y = (C.double() * (x if C.ndim == 2 else x[:, None])).sum(-1)
     return _skip(y[:, None], u, D), x.to(state.dtype).contiguous()
 
 
-def _implicit(A: Tensor, dt: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """I - alpha dt A and I + (1 - alpha) dt A, [H, N, N] each."""
-    step = dt.double()[:, None, None] * A.double()
-    one = torch.eye(A.shape[0], dtype=torch.float64, device=A.device)
-    return one - alpha * step, one + (1 - alpha) * step
-
-
 def _discretise(A: Tensor, B: Tensor, dt: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """Abar [H, N, N] and Bbar [H, N] in float64."""
-    left, right = _implicit(A, dt, alpha)
-    both = torch.cat((right, (dt.double()[:, None] * B.double())[..., None]), -1)
-    both = torch.linalg.solve(left, both)
+    A, B, dt = (x.double() for x in (A, B, dt))
+    step = dt[:, None, None] * A
+    one = torch.eye(A.shape[0], dtype=torch.float64, device=A.device)
+    right = torch.cat((one + (1 - alpha) * step, (dt[:, None] * B)[..., None]), -1)
+    both = torch.linalg.solve(one - alpha * step, right)
     return both[..., :-1], both[..., -1]
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ..discretise import Discretization
+from ..memo import remembered
 from ..pairs import as_pairs
 from .arguments import one_step
 from .op import check_inputs
@@ -35,8 +36,9 @@ def diagonal_ssm_step(
         new_state: [B, H, M, 2] in the dtype of `state`.
 
     Arithmetic is float64, because a multiplier rounded to float32 would lose its phase over
-    thousands of tokens. Cost: the discretisation of the parameters, and 16 M bytes and 8 M
-    multiply-adds per channel.
+    thousands of tokens. Cost: 16 M bytes and 8 M multiply-adds per channel; the parameters are
+    discretised once as long as the same tensors are given unchanged, each time where gradients
+    flow.
 
     Raises:
         ValueError, TypeError: as `diagonal_ssm`, and for any T other than 1.
@@ -45,6 +47,6 @@ def diagonal_ssm_step(
     check_inputs(u, A, B, C, dt, D, discretization, rate, False, state, None, "state")
     if u.shape[1] != 1:
         raise ValueError(f"u must have shape (B, T, H) with T=1 in a step, got {tuple(u.shape)}")
-    a, b, c = one_step(A, B, C, dt, discretization, rate, conj_sym)
+    a, b, c = remembered(one_step, (A, B, C, dt), discretization, rate, conj_sym)
     x, y = advance(state.to(torch.float64), u[:, 0].to(torch.float64), a, b, c)
     return skip(y[:, None], u, D), x.to(state.dtype)

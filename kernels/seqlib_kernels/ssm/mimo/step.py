@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..._core.dtypes import state_dtype
 from ..discretise import Discretization
+from ..memo import remembered
 from ..pairs import mul
 from .arguments import one_step, project, read
 from .op import as_pairs_given, check_inputs
@@ -33,8 +34,8 @@ def mimo_ssm_step(
         y: [B, 1, H] in the dtype of u.
         new_state: [B, P, 2].
 
-    Cost: the parameters are discretised anew in each step, in some twenty small torch ops; then
-    8 H P operations per sequence.
+    Cost: 8 H P operations per sequence. The parameters are discretised, in some twenty small torch
+    ops, once as long as the same tensors are given unchanged, each time where gradients flow.
 
     Raises:
         ValueError, TypeError: as `mimo_ssm`, and for any T other than 1.
@@ -44,7 +45,7 @@ def mimo_ssm_step(
     if u.shape[1] != 1:
         raise ValueError(f"u must have shape (B, T, H) with T=1 in a step, got {tuple(u.shape)}")
     dtype = state_dtype(u.dtype)
-    parameters = one_step(A, B, C, dt, discretization, rate, conj_sym)
+    parameters = remembered(one_step, (A, B, C, dt), discretization, rate, conj_sym)
     a, gain, B, C = (x.to(dtype) for x in parameters)
     x = u.to(dtype)
     states = mul(a, state[:, None]) + mul(gain, project(B, x))
