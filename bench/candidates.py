@@ -119,6 +119,16 @@ SPACES: Mapping[str, Space] = {
         width="N",
         small={"H": 2},
     ),
+    "mimo_ssm": Space(
+        steps=(
+            Step(_pairs("BP", (16, 32, 64), "BH", 32, 64, 128)),
+            Step(_each("BK", 16, 32, 64)),
+            _warps("", 2, 4, 8),
+            _stages("", 1, 2, 3),
+        ),
+        width="H",
+        small={"H": 40, "P": 24},
+    ),
 }
 
 

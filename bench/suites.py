@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from .names import check_name
 from .workloads import Workload
 
-OPS = ("linear_scan", "delta_rule", "selective_scan", "ssd")
+OPS = ("linear_scan", "delta_rule", "selective_scan", "ssd", "mimo_ssm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,11 @@ def _ssd(
     return Workload(op="ssd", case=case, B=B, T=T, dims=dims, dtype=dtype)
 
 
+def _mimo(B: int, T: int, width: int, dtype: str = "float32") -> Workload:
+    dims = {"H": width, "P": width}
+    return Workload(op="mimo_ssm", case="zoh", B=B, T=T, dims=dims, dtype=dtype)
+
+
 def _delta_gpu(B: int, T: int, H: int, HV: int, case: str = "gated") -> Workload:
     return _delta(B, T, H, HV, 128, 128, case, "bfloat16")
 
@@ -66,6 +71,7 @@ SUITES = {
             _delta(1, 2048, 4, 4, 64, 64),
             _selective(1, 512, 512),
             _ssd(1, 2048, 8),
+            _mimo(1, 4096, 64),
         ),
     ),
     "cpu": Suite(
@@ -90,6 +96,7 @@ SUITES = {
             _ssd(1, 2048, 8),
             _ssd(1, 2048, 24),
             _ssd(1, 2048, 8, case="negative"),
+            *(_mimo(1, T, width) for width in (64, 128) for T in (1024, 4096, 16384, 65536)),
         ),
     ),
     "gpu-quick": Suite(
@@ -104,6 +111,7 @@ SUITES = {
             _delta_gpu(4, 2048, 16, 16, "plain"),
             _selective(2, 4096, 4096, dtype="bfloat16"),
             _ssd(2, 4096, 32, dtype="bfloat16"),
+            _mimo(8, 4096, 128, dtype="bfloat16"),
         ),
     ),
     "gpu": Suite(
@@ -144,6 +152,10 @@ SUITES = {
             _ssd(8, 2048, 24, dtype="bfloat16"),
             _ssd(1, 32768, 32, dtype="bfloat16"),
             _ssd(2, 4096, 32, case="negative", dtype="bfloat16"),
+            _mimo(8, 4096, 128),
+            _mimo(8, 4096, 128, dtype="bfloat16"),
+            _mimo(32, 1024, 512, dtype="bfloat16"),
+            _mimo(1, 65536, 128, dtype="bfloat16"),
         ),
     ),
 }

@@ -10,6 +10,8 @@ from . import (
     fla,
     jax_scan,
     mambapy_scan,
+    mimo_jax,
+    mimo_unfused,
     scan_associative,
     scan_loops,
     selective_loop,
@@ -51,5 +53,10 @@ CONTENDERS: Mapping[str, tuple[Contender, ...]] = {
         *ssd_chunked.CONTENDERS,
         *ssd_transformers.CONTENDERS,
         *ssd_mamba_ssm.CONTENDERS,
+    ),
+    "mimo_ssm": (
+        *_OURS,
+        *mimo_unfused.CONTENDERS,
+        *mimo_jax.CONTENDERS,
     ),
 }
