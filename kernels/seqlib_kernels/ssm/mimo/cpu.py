@@ -145,4 +145,5 @@ def _matrices(given: Tensors) -> tuple[Tensor, Tensor, np.ndarray]:
     """What turns u into states and, transposed, states into y, [H, wide]; and the factors D."""
     dtype = state_dtype(given.u.dtype)
     D = given.u.new_zeros(given.u.shape[2], dtype=dtype) if given.D is None else given.D.to(dtype)
-    return _lanes(given.B.movedim(0, 1)), _lanes(conj(given.C)), D.numpy()
+    into, out_of = given.B.to(dtype).movedim(0, 1), conj(given.C.to(dtype))
+    return _lanes(into), _lanes(out_of), D.numpy()
