@@ -55,12 +55,12 @@ def run_masked(
     if state is not None:
         state = torch.cat((state, state.new_zeros(1, *state.shape[1:])))
     y, last = op(
-        u.flatten(0, 1)[order][None],
+        u.flatten(0, 1).index_select(0, order)[None],
         initial_state=state,
         return_final_state=return_state,
         cu_seqlens=bounds,
     )
-    y = y[0, place].view(*mask.shape, *y.shape[2:])
+    y = y[0].index_select(0, place).view(*mask.shape, *y.shape[2:])
     return y, None if last is None else last[:-1].clone()
 
 
