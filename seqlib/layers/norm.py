@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root-mean-square normalisation, plain and gated."""
+"""Norms of single tokens: root mean square, plain and gated, and mean and variance."""
 
 from typing import ClassVar
 
@@ -51,3 +51,19 @@ class RMSNorm(nn.Module):
     def extra_repr(self) -> str:
         shown = f"{self.weight.shape[0]}, eps={self.eps}"
         return f"{shown}, gate_first={self.gate_first}, groups={self.groups}"
+
+
+class LayerNorm(nn.LayerNorm):
+    """`(x - mean) / sqrt(var + eps) * weight + bias` over the last axis.
+
+    Computed in float32 at least and returned in the dtype of `x`. Source: arXiv 1607.06450.
+    """
+
+    no_weight_decay: ClassVar = ("weight", "bias")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Args: input: [..., dim]. Returns the same shape."""
+        wide = torch.promote_types(input.dtype, torch.float32)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        y = F.layer_norm(input.to(wide), weight.shape, weight, bias, self.eps)
+        return y.to(input.dtype)

@@ -41,7 +41,7 @@ def set_optim(
 
 
 def tag_parameters(model: nn.Module) -> None:
-    """Tag every parameter of `model` for which its module names options."""
+    """Tag every parameter of `model` for which its module names options, unless it has a tag."""
     for module in model.modules():
         options: dict[str, dict[str, float | None]] = {
             name: {"weight_decay": 0.0} for name in getattr(module, "no_weight_decay", ())
@@ -49,5 +49,6 @@ def tag_parameters(model: nn.Module) -> None:
         if isinstance(module, OptimOptions):
             options |= module.optim_options()
         for name, chosen in options.items():
-            if isinstance(parameter := getattr(module, name, None), nn.Parameter):
+            parameter = getattr(module, name, None)
+            if isinstance(parameter, nn.Parameter) and not hasattr(parameter, "_optim"):
                 set_optim(parameter, **chosen)

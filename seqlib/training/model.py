@@ -33,6 +33,16 @@ class ModelSettings:
     intermediate_size: int | None = field(
         default=None, metadata=_help("Inner width of the MLPs; 8/3 of hidden_size by default.")
     )
+    norm_type: str = field(
+        default="rms", metadata=_help("Norms between blocks: rms, layer or batch.")
+    )
+    norm_position: str = field(
+        default="pre", metadata=_help("pre: in front of mixers and MLPs; post: behind the sums.")
+    )
+    layer_norm_eps: float = field(default=1e-6, metadata=_help("Of layer norms."))
+    batch_norm_momentum: float = field(
+        default=0.1, metadata=_help("Weight of a new batch in running averages: 1 - decay.")
+    )
     initializer_range: float = field(default=0.02, metadata=_help("Scale of fresh weights."))
     tie_word_embeddings: bool = field(
         default=False, metadata=_help("Use the embedding as output layer.")
@@ -45,13 +55,17 @@ class ModelSettings:
 def model_config(settings: ModelSettings, **fields: Any) -> SeqLMConfig:
     """The configuration that settings and `fields` (of the data, mostly) describe.
 
+    Settings that a recipe adds to `ModelSettings` count if the configuration has a field of that
+    name.
+
     Raises:
         ValueError: an architecture that `SeqLMConfig` refuses.
     """
-    names = [f.name for f in dataclass_fields(ModelSettings)]
-    given = {name: getattr(settings, name) for name in names}
+    names = {f.name for f in dataclass_fields(SeqLMConfig)}
+    given = {f.name: getattr(settings, f.name) for f in dataclass_fields(settings)}
+    given = {name: value for name, value in given.items() if name in names}
     given = {name: value for name, value in given.items() if value is not None}
     try:
-        return SeqLMConfig(**given, **fields)
+        return SeqLMConfig(**given | fields)
     except StrictDataclassError as error:  # wraps what the configuration itself raised
         raise ValueError(str(error.__cause__ or error)) from error

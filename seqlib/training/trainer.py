@@ -21,7 +21,9 @@ from transformers import (
 from transformers.trainer import SCHEDULER_NAME
 from transformers.trainer_utils import TrainOutput, rotate_checkpoints
 
-from . import checkpoints, cpu
+from seqlib.layers.optim import tag_parameters
+
+from . import checkpoints, cpu, parameter_groups
 from .arguments import TrainSettings
 from .clock import Clock, TimeBudget, elapsed_time_schedule
 from .progress import LossBar
@@ -33,9 +35,14 @@ logger = logging.getLogger(__name__)
 class SeqTrainer(Trainer):
     """A Trainer whose runs can be killed at any moment and go on as if they had not been.
 
-    Checkpoints get their name when they are complete and on the disk. Parameters tagged with
-    `_no_weight_decay` (decay rates, time steps) are left out of weight decay, as are biases and
-    norms. With `train_minutes` the schedule and the end follow the clock.
+    Checkpoints get their name when they are complete and on the disk. With `train_minutes` the
+    schedule and the end follow the clock.
+
+    Parameters tagged by `seqlib.layers.optim` have their own learning rate and weight decay; biases
+    and norms have no weight decay. A schedule scales all rates by the same factor; the log has
+    "learning_rate" for the run's and "learning_rate/0.001" for those that peak at 0.001. Shards of
+    FSDP are new parameters: they get the tags that modules declare, those set by hand are lost. An
+    optimizer in a DeepSpeed file is made by DeepSpeed, without tags: leave it out of the file.
     """
 
     args: TrainSettings
@@ -80,9 +87,26 @@ class SeqTrainer(Trainer):
         checkpoints.check_whole(checkpoint)
         return super().train(resume_from_checkpoint=str(checkpoint), **kwargs)
 
+    def create_optimizer(self, *model: Any) -> Optimizer:  # transformers 5.23 gives one at times
+        optimizer: Any = self.optimizer
+        if optimizer is None:
+            (target,) = model or (self.model,)
+            tag_parameters(target)
+            parameter_groups.check_optimizer(self.args.optim, target)
+            optimizer = super().create_optimizer(*model)
+            parameter_groups.split_groups(optimizer)
+        return optimizer
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        tagged = {n for n, p in model.named_parameters() if getattr(p, "_no_weight_decay", False)}
-        return [n for n in super().get_decay_parameter_names(model) if n not in tagged]
+        tags = {n: parameter_groups.tag_of(p) for n, p in model.named_parameters()}
+        names = super().get_decay_parameter_names(model)
+        return [n for n in names if tags.get(n, {}).get("weight_decay") != 0]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        optimizer: Any = self.optimizer
+        if "learning_rate" in logs:
+            logs = logs | parameter_groups.learning_rates(optimizer)
+        super().log(logs, *args, **kwargs)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: Optimizer | None = None
@@ -116,7 +140,8 @@ class SeqTrainer(Trainer):
         for group, options, base, loaded in zip(
             optimizer.param_groups, settings, base_lrs, schedule.base_lrs, strict=True
         ):
-            group.update(options, lr=group["lr"] if base == loaded else group["lr"] * base / loaded)
+            factor = 1.0 if base == loaded or loaded == 0 else base / loaded
+            group.update(options, lr=group["lr"] * factor)
         schedule.base_lrs = base_lrs
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

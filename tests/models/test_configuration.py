@@ -66,6 +66,22 @@ def test_round_trip_through_a_folder(make_config, tmp_path):
         ({"vocab_size": 0}, "vocab_size must be positive, got 0"),
         ({"num_hidden_layers": 0, "block_types": []}, "num_hidden_layers must be positive, got 0"),
         ({"vocab_size": 9, "pad_token_id": 9}, "below vocab_size=9 and not negative, got 9"),
+        ({"norm_type": "group"}, "no norm_type 'group'; known: batch, layer, rms"),
+        ({"norm_position": "Post"}, "no norm_position 'Post'; did you mean 'post'"),
+        ({"pooling": "max"}, "no pooling 'max'"),
+        ({"input_features": 0}, "input_features must be positive, got 0"),
+        (
+            {"norm_type": "batch", "batch_norm_momentum": 0},
+            "momentum must be above 0 and at most 1, got 0",
+        ),
+        (
+            {
+                "block_types": ["s5"],
+                "mixer_kwargs": {"s5": {"bidirectional": True}},
+                "use_cache": True,
+            },
+            "use_cache must be False with a bidirectional mixer",
+        ),
         ({"pad_token_id": -1}, "below vocab_size=32000 and not negative, got -1"),
         ({"model_type": "llama"}, "a 'llama' model, not of 'seqlib_lm'"),
     ],

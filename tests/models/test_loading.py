@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Saving and loading: nothing changes, nothing is left uninitialised, damage has a name."""
 
+import copy
 import json
 
 import pytest
@@ -8,18 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
+from seqlib.layers.optim import tag_parameters
 from seqlib.models import SeqLMConfig, SeqLMForCausalLM, SeqLMModel
 
 WEIGHTS = "model.safetensors"
 UNDECAYED = (".A_log", ".mixer.D", ".dt_bias")
-WIDE = (
-    *UNDECAYED,
-    *(f".ssm.{n}" for n in ("inv_dt", "B", "C", "D")),
-    "_real",
-    "_imag",
-    "_re",
-    "_im",
-)
+# of state-space models, with learning rates of their own
+DYNAMICS = (".ssm.inv_dt", ".ssm.B", "_real", "_imag", "_re", "_im")
+WIDE = (*UNDECAYED, *DYNAMICS, ".ssm.C", ".ssm.D")
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -88,15 +85,25 @@ def test_every_parameter_missing_from_a_checkpoint_is_initialised(make_model, ki
         assert got.shape == want.shape
 
 
-def test_tags_of_parameters_without_weight_decay_survive_loading(make_model, kind, tmp_path):
-    def tagged(model):
-        return {n for n, p in model.named_parameters() if getattr(p, "_no_weight_decay", False)}
+def test_tags_for_the_optimizer_survive_loading(make_model, kind, tmp_path):
+    def tags(model):
+        return {n: getattr(p, "_optim", {}) for n, p in model.named_parameters()}
 
     model = make_model(kind)
     model.save_pretrained(tmp_path)
-    names = tagged(model)
-    assert names == {n for n, _ in model.named_parameters() if "norm" in n or n.endswith(UNDECAYED)}
-    assert tagged(SeqLMForCausalLM.from_pretrained(tmp_path)) == names
+    want = tags(model)
+    undecayed = {n for n, tag in want.items() if tag.get("weight_decay") == 0}
+    assert undecayed == {n for n in want if "norm" in n or n.endswith((*UNDECAYED, *DYNAMICS))}
+    assert {n for n, tag in want.items() if "lr" in tag} == {
+        n for n in want if n.endswith(DYNAMICS)
+    }
+    assert tags(SeqLMForCausalLM.from_pretrained(tmp_path)) == want
+    with torch.device("meta"):
+        assert tags(SeqLMForCausalLM(model.config)) == want
+    bare = copy.deepcopy(model)
+    assert not any(tags(bare).values())  # torch copies values alone
+    tag_parameters(bare)
+    assert tags(bare) == want
 
 
 def test_loading_in_bfloat16_keeps_decays_wide_and_outputs_close(make_model, kind, ids, tmp_path):

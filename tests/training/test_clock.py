@@ -4,6 +4,7 @@
 import pytest
 from transformers import TrainerCallback
 
+from seqlib.layers.optim import set_optim
 from seqlib.training import clock as clock_module
 from seqlib.training.checkpoints import last_checkpoint
 
@@ -88,7 +89,7 @@ def test_weight_decay_leaves_tagged_parameters_biases_and_norms(tiny, tmp_path):
     assert "model.layers.0.mlp.up_proj.weight" in names
     assert not any("norm" in name for name in names)
     tagged = trainer.model.model.layers[0].mlp.up_proj.weight
-    tagged._no_weight_decay = True
+    set_optim(tagged, weight_decay=0.0)
     left = set(trainer.get_decay_parameter_names(trainer.model))
     assert names - left == {"model.layers.0.mlp.up_proj.weight"}
     groups = trainer.optimizer.param_groups

@@ -9,7 +9,9 @@ import torch
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
 
+from ...layers.batch_norm import BatchNorm
 from ...layers.mlp import swiglu_width
+from ...layers.norm import LayerNorm, RMSNorm
 from ...mixers import mixer_class
 from ...mixers.checks import check_kinds
 from ...mixers.names import unknown_name
@@ -23,13 +25,20 @@ _BASE_NAMES = {
     "torch_dtype",
 }
 
+CHOICES = {
+    "norm_type": ("rms", "layer", "batch"),
+    "norm_position": ("pre", "post"),
+    "pooling": ("last", "mean"),
+}
+
 
 @strict
 class SeqLMConfig(PreTrainedConfig):
     """What a `SeqLMModel` is made of.
 
     Args:
-        vocab_size: number of token ids.
+        vocab_size: number of token ids; not used with `input_features`.
+        input_features: F, for steps of F real numbers (pixels, samples) in place of tokens.
         hidden_size: D, the width of the residual stream.
         num_hidden_layers: number of blocks; the length of `block_types`, or 24.
         block_types: the mixer of each block by name (`seqlib.mixers.MIXERS`); by default every
@@ -37,12 +46,19 @@ class SeqLMConfig(PreTrainedConfig):
         mixer_kwargs: options by mixer name, such as {"delta_net": {"num_heads": 4}}.
         intermediate_size: inner width of the MLPs; 8/3 D rounded up to a multiple of 256. With 0
             a block is a mixer alone, as in Mamba.
-        rms_norm_eps: of the norms between blocks; mixers have their own option.
+        norm_type: of the norms between blocks: "rms", "layer" or "batch"; mixers have their own.
+        norm_position: "pre": in front of mixer and MLP, and behind the last block; "post": behind
+            each sum with the residual stream.
+        rms_norm_eps, layer_norm_eps, batch_norm_eps: added to what the norms divide by.
+        batch_norm_momentum: weight of a new batch in the running averages.
         initializer_range: standard deviation of fresh projections and embeddings.
         tie_word_embeddings: the output layer is the embedding.
-        use_cache: return states unless a call says otherwise.
+        use_cache: return states unless a call says otherwise; by default True, but where a mixer
+            is bidirectional.
         pad_token_id, bos_token_id, eos_token_id: special tokens, where there are any.
         max_position_embeddings: the length the model was trained on; nothing is limited by it.
+        pooling: what a label of a sequence is read from: its "last" token, or the "mean" of all.
+        pairs: a label is about two sequences.
 
     Raises:
         ValueError: an unknown keyword, mixer or option (the message names the nearest known
@@ -53,19 +69,27 @@ class SeqLMConfig(PreTrainedConfig):
     model_type = "seqlib_lm"
 
     vocab_size: int = 32000
+    input_features: int | None = None
     hidden_size: int = 1024
     num_hidden_layers: int | None = None
     block_types: list[str] | None = None
     mixer_kwargs: dict[str, dict[str, Any]] | None = None
     intermediate_size: int | None = None
+    norm_type: str = "rms"
+    norm_position: str = "pre"
     rms_norm_eps: float | int = 1e-6
+    layer_norm_eps: float | int = 1e-6
+    batch_norm_eps: float | int = 1e-5
+    batch_norm_momentum: float | int = 0.1
     initializer_range: float | int = 0.02
     tie_word_embeddings: bool = False
-    use_cache: bool = True
+    use_cache: bool | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
     max_position_embeddings: int = 2048
+    pooling: str = "last"
+    pairs: bool = False
 
     def __post_init__(self, **kwargs):
         if self._auto_class is None:  # loaded without the code beside it, so not saved with any
@@ -84,6 +108,8 @@ class SeqLMConfig(PreTrainedConfig):
             self.mixer_kwargs = {}
         if self.intermediate_size is None:
             self.intermediate_size = swiglu_width(self.hidden_size)
+        if self.use_cache is None:
+            self.use_cache = not self.bidirectional
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -103,7 +129,23 @@ class SeqLMConfig(PreTrainedConfig):
         """transformers' standard name for the kind of each block."""
         return [mixer_class(name).layer_type for name in self.block_types or ()]
 
+    @property
+    def bidirectional(self) -> bool:
+        """Whether some outputs depend on later tokens, so that no state can be returned."""
+        options = self.mixer_kwargs or {}
+        return any(options.get(name, {}).get("bidirectional") for name in self.block_types or ())
+
     def validate_architecture(self):
+        for name, known in CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise unknown_name(name, value, known)
+        if self.input_features is not None and self.input_features < 1:
+            raise ValueError(f"input_features must be positive, got {self.input_features}")
+        if self.use_cache and self.bidirectional:
+            raise ValueError(
+                "use_cache must be False with a bidirectional mixer: an output that depends on "
+                "later tokens can't be continued"
+            )
         for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -125,9 +167,25 @@ class SeqLMConfig(PreTrainedConfig):
             )
         for name in self.mixer_kwargs or {}:
             mixer_class(name)
-        for name in dict.fromkeys(block_types):
-            with torch.device("meta"):  # a mixer checks its options itself
+        with torch.device("meta"):  # mixers and norms check their options themselves
+            build_norm(self)
+            for name in dict.fromkeys(block_types):
                 build_mixer(self, name)
+
+
+def build_norm(config: SeqLMConfig) -> torch.nn.Module:
+    """A norm of the residual stream.
+
+    Raises:
+        ValueError: a value the norm refuses.
+    """
+    if config.norm_type == "batch":
+        return BatchNorm(
+            config.hidden_size, config.batch_norm_eps, momentum=config.batch_norm_momentum
+        )
+    if config.norm_type == "layer":
+        return LayerNorm(config.hidden_size, config.layer_norm_eps)
+    return RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
 def build_mixer(config: SeqLMConfig, name: str) -> torch.nn.Module:

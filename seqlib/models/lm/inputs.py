@@ -6,6 +6,30 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 
+def check_inputs(
+    expected: str,
+    input_ids: Tensor | None,
+    input_values: Tensor | None,
+    inputs_embeds: Tensor | None,
+) -> None:
+    """Hold a call to exactly one kind of input: the one `expected` by the model, or embeddings.
+
+    Raises:
+        ValueError: none, several, or the kind that this model does not read.
+    """
+    given = {
+        "input_ids": input_ids,
+        "input_values": input_values,
+        "inputs_embeds": inputs_embeds,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    if names not in ([expected], ["inputs_embeds"]):
+        raise ValueError(
+            f"exactly one of {expected} and inputs_embeds must be given, got "
+            f"{' and '.join(names) or 'none'}"
+        )
+
+
 def real_tokens(attention_mask: Tensor | None, hidden_states: Tensor) -> Tensor | None:
     """The mask of this call's tokens, [B, T] bool, or None when all are real.
 

@@ -14,26 +14,32 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from ...layers.batch_norm import BatchNorm
 from ...layers.half_precision import warn_if_slow
 from ...layers.initial_values import InitialValues
 from ...layers.mlp import SwiGLU
-from ...layers.norm import RMSNorm
+from ...layers.optim import tag_parameters
+from ...layers.value_embedding import ValueEmbedding
 from ..cache import StateLayer, build_cache, check_cache
-from .configuration import SeqLMConfig, build_mixer
-from .inputs import boundaries, real_tokens, without_first_labels
+from .configuration import SeqLMConfig, build_mixer, build_norm
+from .inputs import boundaries, check_inputs, real_tokens, without_first_labels
 
 
 class SeqBlock(GradientCheckpointingLayer):
-    """`x + mixer(norm(x))`, then `x + mlp(norm(x))` unless the MLP has no width."""
+    """`x + mixer(norm(x))`, then `x + mlp(norm(x))` unless the MLP has no width.
+
+    Where `config.norm_position` is "post": `norm(x + mixer(x))`, then `norm(x + mlp(x))`.
+    """
 
     def __init__(self, config: SeqLMConfig, layer_idx: int, mixer_name: str):
         super().__init__()
         self.layer_idx = layer_idx
-        self.mixer_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm_first = config.norm_position == "pre"
+        self.mixer_norm = build_norm(config)
         self.mixer = build_mixer(config, mixer_name)
         self.mlp = None
         if config.intermediate_size:
-            self.mlp_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.mlp_norm = build_norm(config)
             self.mlp = SwiGLU(config.hidden_size, config.intermediate_size)
 
     def forward(
@@ -48,8 +54,11 @@ class SeqBlock(GradientCheckpointingLayer):
         memory = None
         if past_key_values is not None:
             memory = cast(StateLayer, past_key_values.layers[self.layer_idx])
+        x = hidden_states
+        if self.norm_first:
+            x = normed(self.mixer_norm, x, mask)
         mixed, state = self.mixer(
-            self.mixer_norm(hidden_states),
+            x,
             state=None if memory is None else memory.state,
             mask=mask,
             cu_seqlens=cu_seqlens,
@@ -57,10 +66,18 @@ class SeqBlock(GradientCheckpointingLayer):
         )
         if memory is not None and state is not None:
             memory.write(state, hidden_states.shape[1])
-        hidden_states = hidden_states + mixed
+        x = hidden_states + mixed
         if self.mlp is None:
-            return hidden_states
-        return hidden_states + self.mlp(self.mlp_norm(hidden_states))
+            return x if self.norm_first else normed(self.mixer_norm, x, mask)
+        if self.norm_first:
+            return x + self.mlp(normed(self.mlp_norm, x, mask))
+        x = normed(self.mixer_norm, x, mask)
+        return normed(self.mlp_norm, x + self.mlp(x), mask)
+
+
+def normed(norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """norm(x); mask [B, T] is False at tokens that statistics of a batch leave out."""
+    return norm(x, mask) if isinstance(norm, BatchNorm) else norm(x)
 
 
 class SeqLMPreTrainedModel(PreTrainedModel):
@@ -73,6 +90,11 @@ class SeqLMPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": SeqBlock}  # noqa: RUF012
     _is_stateful = True
     _supports_sdpa = True
+
+    @property
+    def main_input_name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The argument of `forward` that holds the sequences."""
+        return "input_ids" if self.config.input_features is None else "input_values"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -89,14 +111,7 @@ class SeqLMPreTrainedModel(PreTrainedModel):
             if getattr(module, name, None) is not None
         }
         super().post_init()
-        self._tag_parameters()
-
-    def _tag_parameters(self) -> None:
-        """Give `_no_weight_decay = True` to the parameters their modules name so."""
-        for module in self.modules():
-            for name in getattr(module, "no_weight_decay", ()):
-                if (parameter := getattr(module, name, None)) is not None:
-                    parameter._no_weight_decay = True
+        tag_parameters(self)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -114,20 +129,24 @@ class SeqLMPreTrainedModel(PreTrainedModel):
                 f"({error}); get it again or take an earlier checkpoint"
             ) from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model._tag_parameters()  # loading puts new parameters into place
+        tag_parameters(model)  # loading puts new parameters into place
         return loaded
 
 
 class SeqLMModel(SeqLMPreTrainedModel):
-    """Token ids to hidden states."""
+    """Token ids, or with `config.input_features` real numbers, to hidden states."""
 
     def __init__(self, config: SeqLMConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        D = config.hidden_size
+        if config.input_features is None:
+            self.embed_tokens = nn.Embedding(config.vocab_size, D, config.pad_token_id)
+        else:
+            self.embed_values = ValueEmbedding(config.input_features, D)
         self.layers = nn.ModuleList(
             SeqBlock(config, i, name) for i, name in enumerate(config.block_types or ())
         )
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -143,12 +162,14 @@ class SeqLMModel(SeqLMPreTrainedModel):
         use_cache: bool | None = None,
         cu_seqlens: Tensor | None = None,
         cu_seq_lens_q: Tensor | None = None,
+        input_values: Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPast:
         """Run the blocks.
 
         Args:
-            input_ids: [B, T]; or `inputs_embeds` [B, T, D], one of the two.
+            input_ids: [B, T]; or `input_values` [B, T, F] where the configuration has
+                `input_features`; or `inputs_embeds` [B, T, D] in place of either.
             attention_mask: [B, T] or [B, seen + T], 0 at padding, which may stand anywhere: it
                 changes neither other outputs nor the states.
             position_ids: read only to find where packed sequences start (values 0), when B = 1
@@ -163,9 +184,13 @@ class SeqLMModel(SeqLMPreTrainedModel):
         Raises:
             ValueError, TypeError: arguments that do not fit together; the message names them.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("exactly one of input_ids and inputs_embeds must be given")
-        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        check_inputs(self.main_input_name, input_ids, input_values, inputs_embeds)
+        if inputs_embeds is not None:
+            hidden_states = inputs_embeds
+        elif input_ids is not None:
+            hidden_states = self.embed_tokens(input_ids)
+        else:
+            hidden_states = self.embed_values(input_values)
         if past_key_values is not None:
             check_cache(past_key_values, len(self.layers), hidden_states.shape[0])
         if cu_seqlens is None:
@@ -184,14 +209,14 @@ class SeqLMModel(SeqLMPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = build_cache(len(self.layers))
         if not torch.compiler.is_compiling():
-            warn_if_slow(self.norm.weight)
+            warn_if_slow(next(self.layers[0].parameters()))
 
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states, past_key_values=past_key_values, mask=mask, cu_seqlens=cu_seqlens
             )
         return BaseModelOutputWithPast(
-            last_hidden_state=self.norm(hidden_states),
+            last_hidden_state=normed(self.norm, hidden_states, mask),
             past_key_values=past_key_values if use_cache else None,
         )
 
@@ -203,6 +228,7 @@ class SeqLMForCausalLM(SeqLMPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: SeqLMConfig):
         super().__init__(config)
+        _check_causal(config)
         self.model = SeqLMModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
@@ -275,3 +301,16 @@ class SeqLMForCausalLM(SeqLMPreTrainedModel, GenerationMixin):
         if generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = build_cache(len(self.model.layers))
         return None
+
+
+def _check_causal(config: SeqLMConfig) -> None:
+    """Refuse configurations that predict no next token."""
+    if config.input_features is not None:
+        raise ValueError(
+            f"input_features must be None to predict tokens, got {config.input_features}"
+        )
+    if config.bidirectional:
+        raise ValueError(
+            "mixers must not be bidirectional to predict tokens: they would read the answer, got "
+            f"mixer_kwargs={config.mixer_kwargs}"
+        )
