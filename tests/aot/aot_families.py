@@ -23,6 +23,9 @@ from seqlib_kernels.ssd.launch import LAUNCH as SSD
 from seqlib_kernels.ssm.diagonal import kernels as diagonal_ssm
 from seqlib_kernels.ssm.diagonal.arguments import Tensors as DiagonalTensors
 from seqlib_kernels.ssm.diagonal.launch import LAUNCH as DIAGONAL_SSM
+from seqlib_kernels.ssm.mimo import kernels as mimo_ssm
+from seqlib_kernels.ssm.mimo.arguments import Tensors as MimoTensors
+from seqlib_kernels.ssm.mimo.launch import LAUNCH as MIMO_SSM
 from torch import Tensor
 
 BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
@@ -108,6 +111,18 @@ def _diagonal_ssm(dtype: torch.dtype, width: int, *, full: bool, modes: int = 32
         diagonal_ssm.forward(given, full, False)
 
 
+def _mimo_ssm(dtype: torch.dtype, width: int, *, full: bool, states: int = 128) -> None:
+    """Both passes with every option, or with none."""
+    B, N, P, wide = 1 if full else 2, 3 if full else 2, states, state_dtype(dtype)
+    u = _meta(B, 256, width, dtype=dtype)
+    a, into, out_of = (_meta(*shape, 2, dtype=F64) for shape in ((P,), (P, width), (width, P)))
+    skip = _meta(width, dtype=F64) if full else None
+    h0 = _meta(N, P, 2, dtype=wide) if full else None
+    given = MimoTensors(u, a, into, out_of, skip, h0, _boundaries(full))
+    y, hT, saved = mimo_ssm.forward(given, full, True)
+    mimo_ssm.backward(y, hT, given, saved, full)
+
+
 @dataclass(frozen=True)
 class Family:
     """A family's table, and what to compile for a row.
@@ -165,5 +180,11 @@ FAMILIES = {
             "full": {"full": True},
             "modes": {"full": True, "modes": 100},
         },
+    ),
+    "mimo_ssm": Family(
+        MIMO_SSM,
+        _mimo_ssm,
+        {2: (BF16, F16), 4: (F32,)},
+        {"plain": {"full": False}, "full": {"full": True}, "few": {"full": True, "states": 8}},
     ),
 }

@@ -88,7 +88,7 @@ class _Plan:
         self, tables: _Tables, x: Tensor, h0: Tensor | None, adjoint: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs, final states and the states that enter chunks; of the adjoint, its own."""
-        given, P, T = self.given, self.P, x.shape[1]
+        given, T = self.given, x.shape[1]
         y, hT = alloc.empty(x.shape, x), self.empty(*given.state_shape)
         sums, states = self.empty(*self.states), self.empty(*self.states)
         slots, sizes = self.states[0], (given.sequences, T)

@@ -49,7 +49,7 @@ def weight_gradients(
     a_re = tl.zeros([BP], ACC)
     a_im = a_re
     d = tl.zeros([BH], ACC)
-    for i_s in tl.range(i_g * per, tl.minimum(i_g * per + per, slots)):
+    for i_s in tl.range(i_g * per, tl.minimum(i_g * per + per, slots), disable_licm=True):
         o_u, tokens = chunk_at(cu_seqlens, i_s, NS, T, H, PACKED, BACKWARDS, BT)
         m_x = o_x < tokens
         x_re, x_im = project(u + o_u, into, o_x * STEP, m_x, o_p, m_p, H, P, BK, ACC, PRECISION)
@@ -83,6 +83,7 @@ def weight_gradients(
     store_rows(dout_of + P * H, o_w, m_p, i_h, c_im, H, BH)
     if i_h == 0:
         write_planes(da, i_g * (2 * P) + o_p, m_p, a_re, a_im, P)
-    if dskip is not None:
-        if i_p == 0:
-            tl.store(dskip + i_g * H + o_h, d, mask=inside(o_h, H, BH))
+    if i_p == 0:
+        m_h = inside(o_h, H, BH)
+        if dskip is not None:
+            tl.store(dskip + i_g * H + o_h, d, mask=m_h)

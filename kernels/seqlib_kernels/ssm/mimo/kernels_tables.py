@@ -30,19 +30,24 @@ def make_tables(
     write_planes(out_of, o_p * H + o_h, m, w_re, -w_im, P * H)
 
     if i_h == 0:
-        o_k = tl.arange(0, BT)[:, None]
-        o_p = i_p + tl.arange(0, BP)[None, :]
-        m_p = o_p < P
-        m = m_p & (o_k < BT)
-        a_re, a_im = pair(a, o_p, m_p)
-        p_re, p_im = powers_before(a_re, a_im, o_k)
-        p_re, p_im = after(p_re, p_im, a_re, a_im, o_k)
-        write_planes(powers, o_k * (2 * P) + o_p, m & (o_k == 0), p_re, p_im, P)
-        p_re, p_im = product(p_re, p_im, a_re, a_im)
-        write_planes(powers, (o_k + 1) * (2 * P) + o_p, m, p_re, p_im, P)
-        s_re = tl.sum(tl.where(o_k == BT - 1, p_re, 0.0), axis=0, keep_dims=True)
-        s_im = tl.sum(tl.where(o_k == BT - 1, p_im, 0.0), axis=0, keep_dims=True)
-        write_planes(span, o_p, m_p, s_re, s_im, P)
+        write_powers(a, powers, span, i_p + tl.arange(0, BP)[None, :], P, BT)
+
+
+@triton.jit
+def write_powers(a, powers, span, o_p, P: tl.constexpr, BT: tl.constexpr):
+    """powers_k = a^k for k to BT, and span = a^BT."""
+    m_p = o_p < P
+    o_k = tl.arange(0, BT)[:, None]
+    m = m_p & (o_k < BT)
+    a_re, a_im = pair(a, o_p, m_p)
+    p_re, p_im = powers_before(a_re, a_im, o_k)
+    p_re, p_im = after(p_re, p_im, a_re, a_im, o_k)
+    write_planes(powers, o_k * (2 * P) + o_p, m & (o_k == 0), p_re, p_im, P)
+    p_re, p_im = product(p_re, p_im, a_re, a_im)
+    write_planes(powers, (o_k + 1) * (2 * P) + o_p, m, p_re, p_im, P)
+    s_re = tl.sum(tl.where(o_k == BT - 1, p_re, 0.0), axis=0, keep_dims=True)
+    s_im = tl.sum(tl.where(o_k == BT - 1, p_im, 0.0), axis=0, keep_dims=True)
+    write_planes(span, o_p, m_p, s_re, s_im, P)
 
 
 @triton.jit(do_not_specialize=["splits"])
@@ -83,8 +88,9 @@ def parameter_gradients(
     write_pair(dC, o_h * P + o_p, m, c_re, c_im)
     if i_h == 0:
         write_pair(da, o_p, m_p, a_re, a_im)
-    if dskip is not None:
-        if i_p == 0:
+    if i_p == 0:
+        m_h = o_h < H
+        if dskip is not None:
             tl.store(dskip + o_h, d, mask=m_h)
 
 

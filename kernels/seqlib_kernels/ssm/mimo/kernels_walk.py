@@ -58,7 +58,11 @@ def scan(
 
     What enters the adjoint is not multiplied by a* before it is added.
     """
-    a_re, a_im = power(powers, o_t * 0 + 1, o_t >= 0, o_p, m_p, P, ADJOINT)
+    # Row 1 of the table, to be broadcast in registers.
+    a_re = plane(powers, 2 * P + o_p, m_p, 0, P)[None, :]
+    a_im = plane(powers, 2 * P + o_p, m_p, 1, P)[None, :]
+    a_re = tl.broadcast_to(a_re, v_re.shape)
+    a_im = tl.broadcast_to(-a_im if ADJOINT else a_im, v_re.shape)
     _, _, x_re, x_im = tl.associative_scan((a_re, a_im, v_re, v_im), 0, then, reverse=ADJOINT)
     o_k = tokens - 1 - o_t if ADJOINT else o_t + 1
     m_t = o_t < tokens
@@ -119,7 +123,7 @@ def join(
     o_p = (tl.program_id(0) % blocks * BP + tl.arange(0, BP))[None, :]
     m_p = o_p < P
     o_r = tl.arange(0, R)[:, None]
-    start, length = bounds(cu_seqlens, i_n, T, PACKED)
+    _start, length = bounds(cu_seqlens, i_n, T, PACKED)
     slot = first_slot(cu_seqlens, i_n, T, BT, PACKED)
     chunks = (length + BT - 1) // BT
     o_n = i_n * P + o_p
@@ -169,7 +173,7 @@ def chunk_outputs(
     BT: tl.constexpr, BP: tl.constexpr, BH: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """y_t = Re(out_of* x_t) + D u_t. A program takes a chunk and BH channels, BP states at a time."""
+    """y_t = out_of x_t + D u_t, BP states at a time. A program takes a chunk and BH channels."""
     ACC: tl.constexpr = states.dtype.element_ty
     STEP: tl.constexpr = -H if BACKWARDS else H
     blocks = tl.cdiv(H, BH)

@@ -4,7 +4,7 @@
 import torch
 from torch import Tensor
 
-from ..._core.chunks import itemsize, slots
+from ..._core.chunks import slots
 from ..._core.dtypes import state_dtype
 from ..._core.launch import INTERPRETER, Launch, LaunchTable
 from .arguments import Tensors
@@ -29,9 +29,25 @@ LAUNCH = LaunchTable(
         ),
         Launch(
             arch="sm_90",
+            itemsize=2,
+            width=256,
+            tiles={"BT": 64, "R": 16, "BP": 32, "BH": 128, "BK": 32},
+            per_kernel={
+                "chunk_outputs": {"num_warps": 8},
+                "weight_gradients": {"BP": 16, "num_warps": 8},
+                "parameter_gradients": {"BP": 16, "BH": 32},
+            },
+        ),
+        Launch(
+            arch="sm_90",
             itemsize=4,
             width=256,
             tiles={"BT": 64, "R": 16, "BP": 32, "BH": 128, "BK": 32},
+            per_kernel={
+                "chunk_outputs": {"num_warps": 8},
+                "weight_gradients": {"BP": 16, "BH": 64, "BK": 16, "num_warps": 8},
+                "parameter_gradients": {"BP": 16, "BH": 32},
+            },
         ),
     ),
     default="sm_90",
@@ -40,7 +56,7 @@ LAUNCH = LaunchTable(
 
 def pick(u: Tensor) -> Launch:
     """The launch row for inputs u [B, T, H]."""
-    return LAUNCH.pick(u, u.shape[2], itemsize(u.dtype))
+    return LAUNCH.pick(u, u.shape[2])
 
 
 def states_shape(given: Tensors, BT: int) -> tuple[int, int, int]:
