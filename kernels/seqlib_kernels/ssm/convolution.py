@@ -53,8 +53,9 @@ def _bwd_impl(dy: Tensor, u: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
         return torch.empty_like(u), torch.empty_like(K)
     n = fast_length(2 * T - 1)
     outer = _spectrum(dy, K)
-    du = torch.fft.irfft(outer * _kernel_spectrum(K).conj(), n=n)[..., :T]
-    lags = torch.fft.irfft((outer * _spectrum(u, K).conj()).sum(0), n=n)
+    # conj() only marks its result, and compiled graphs run operators without heeding the mark.
+    du = torch.fft.irfft(outer * _kernel_spectrum(K).conj_physical(), n=n)[..., :T]
+    lags = torch.fft.irfft((outer * _spectrum(u, K).conj_physical()).sum(0), n=n)
     dK = torch.empty_like(K)
     dK[0] = lags[:, :T]
     if len(K) == 2:

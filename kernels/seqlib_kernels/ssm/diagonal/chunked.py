@@ -3,7 +3,8 @@
 
 Per channel and chunk of S tokens: y = K u + R x with the state x before it, and x' = a^S x + W u,
 where K is the lower triangle of the kernel's first S values. Tables and states are complex128,
-products have the state's dtype. Nothing here is traced by a compiler.
+products have the state's dtype. Nothing here is traced by a compiler; but compiled graphs run it
+without heeding the mark that conj() leaves, hence conj_physical().
 """
 
 from itertools import pairwise
@@ -120,11 +121,12 @@ class _Chunk:
     def __init__(self, given: Tensors, size: int) -> None:
         self.size, dtype = size, state_dtype(given.u.dtype)
         a, self.b, self.c = (torch.view_as_complex(x) for x in (given.a, given.b, given.c))
-        exponents = torch.arange(size + 1)
-        self.powers = a[..., None] ** exponents  # [H, M, S+1]
+        ratios = torch.cat((torch.ones_like(a)[..., None], a[..., None].expand(*a.shape, size)), -1)
+        self.powers = ratios.cumprod(-1)  # [H, M, S+1]; a power function has no 0^0
         self.carry = self.powers[..., size]
         kernel = ((self.b * self.c)[..., None] * self.powers[..., :size]).sum(1).real
-        lags = exponents[:size, None] - exponents[:size]
+        t = torch.arange(size)
+        lags = t[:, None] - t
         self.triangle = torch.where(lags >= 0, kernel[:, lags.clamp(min=0)], 0).to(dtype)
         read = self.c[..., None] * self.powers[..., 1:]
         self.read = torch.cat((read.real, -read.imag), 1).to(dtype)  # [H, 2M, S]
@@ -149,19 +151,23 @@ class _Chunk:
         after = torch.empty_like(seen)
         for k in range(u.shape[2] - 1, -1, -1):
             after[:, :, k] = dx
-            dx = seen[:, :, k] + self.carry.conj()[:, None] * dx
+            dx = seen[:, :, k] + self.carry.conj_physical()[:, None] * dx
         planes = _planes(after, u.dtype)
         du = dy @ self.triangle[:, None] + planes @ self.write.mT[:, None]
         flat_u, flat_dy = u.flatten(1, 2), dy.flatten(1, 2)
         dread = (_planes(before, u.dtype).flatten(1, 2).mT @ flat_dy).double()
-        dread = torch.complex(*dread.unflatten(1, (2, -1)).unbind(1)).conj()  # [H, M, S]
+        dread = torch.complex(*dread.unflatten(1, (2, -1)).unbind(1)).conj_physical()  # [H, M, S]
         dwrite = _from_planes(flat_u.mT @ planes.flatten(1, 2)).mT  # [H, M, S]
         dkernel = _diagonals((flat_dy.mT @ flat_u).double())[:, None]  # [H, 1, S]
-        return du, dx, self._parameters(dkernel, dread, dwrite, (after * before.conj()).sum((1, 2)))
+        return (
+            du,
+            dx,
+            self._parameters(dkernel, dread, dwrite, (after * before.conj_physical()).sum((1, 2))),
+        )
 
     def _parameters(self, dkernel: Tensor, dread: Tensor, dwrite: Tensor, dcarry: Tensor) -> Tensor:
-        S, b, c = self.size, self.b.conj(), self.c.conj()
-        power = self.powers.conj()
+        S, b, c = self.size, self.b.conj_physical(), self.c.conj_physical()
+        power = self.powers.conj_physical()
         j = torch.arange(S)
         dwrite = dwrite.flip(-1)  # the last token of a chunk is written with a^0
         dc = b * (dkernel * power[..., :S]).sum(-1) + (dread * power[..., 1:]).sum(-1)
