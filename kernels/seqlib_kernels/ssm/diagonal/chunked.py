@@ -38,7 +38,7 @@ def forward(given: Tensors, reverse: bool, save: bool) -> tuple[Tensor, Tensor, 
             read, _, x = _Chunk(given, size).forward(_in_chunks(u, batch, at, size), x)
             y[batch, at] = (_in_time(read) + skip * u[batch, at].to(dtype)).to(u.dtype)
         hT[states] = torch.view_as_real(x).transpose(0, 1).to(dtype)
-    return y, hT, alloc.empty((slots if save else 0, *shape), u, dtype)
+    return y, hT, hT.new_zeros((slots if save else 0, *shape))
 
 
 def backward(
