@@ -13,6 +13,7 @@ from .ssd.step import ssd_step
 from .ssm.dense import dense_ssm, dense_ssm_step
 from .ssm.diagonal.op import diagonal_ssm
 from .ssm.diagonal.step import diagonal_ssm_step
+from .ssm.kernel import ssm_kernel
 from .ssm.mimo.op import mimo_ssm
 from .ssm.mimo.step import mimo_ssm_step
 
@@ -32,5 +33,6 @@ __all__ = [
     "selective_scan_step",
     "ssd",
     "ssd_step",
+    "ssm_kernel",
     "use_backend",
 ]
