@@ -88,9 +88,10 @@ def plot_classification(runs: Iterable[ClassifiedRun], path: str | os.PathLike[s
     panels = figure.subplots(tall, wide, squeeze=False).ravel()
     for panel, (task, group) in zip(panels, tasks.items(), strict=False):
         for i, run in enumerate(group):
-            label = f"{run.model}, seed {run.seed}"
-            panel.plot(*zip(*run.curve, strict=True), color=f"C{i}", marker=".", label=label)
-            panel.plot(run.steps, run.score.accuracy, color=f"C{i}", marker="*", markersize=10)
+            style: dict[str, Any] = {"color": f"C{i}"}
+            panel.plot([s for s, _ in run.curve], [a for _, a in run.curve], marker=".", **style)
+            style["label"] = f"{run.model}, seed {run.seed}"
+            panel.plot(run.steps, run.score.accuracy, "*", markersize=10, **style)
         panel.axhline(group[0].score.majority, linestyle=":", linewidth=1, color="grey")
         panel.set(xlabel="step", ylabel="accuracy", title=task, ylim=(0, 1.02))
         panel.grid(alpha=0.3)

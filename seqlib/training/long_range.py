@@ -64,6 +64,9 @@ class ClassifierSettings(ModelSettings):
         default=None,
         metadata=_help("One for all of num_hidden_layers blocks (1 by default), by name."),
     )
+    pooling: str = field(
+        default="mean", metadata=_help("Answer from the mean of all steps, or from the last.")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -143,6 +146,7 @@ def build_classifier(
     config = model_config(
         settings,
         num_labels=form.num_classes,
+        problem_type="single_label_classification",  # else it is found out by the first step
         pairs=form.pairs,
         max_position_embeddings=form.length,
         use_cache=False,  # there is nothing to go on with after the answer
