@@ -65,7 +65,7 @@ def backward(
             parameters += gradients
         dh0[which] = torch.view_as_real(dx).transpose(0, 1).to(dtype)
     dD = None if given.D is None else (dy.double() * u.double()).sum((0, 1)).to(dtype)
-    return du, *torch.view_as_real(parameters), dD, dh0
+    return du, *(x.clone() for x in torch.view_as_real(parameters)), dD, dh0
 
 
 def _sequences(given: Tensors, reverse: bool) -> list[tuple[slice, slice, Tensor]]:
