@@ -13,7 +13,7 @@ class BatchNorm(nn.Module):
 
     In training mean and variance are those of the batch's real tokens, and running averages
     follow them; in evaluation these averages take their place, so that an output depends on its
-    own sequence alone. A token that a mask leaves out counts nowhere, but is normalised too.
+    own sequence alone. A token that a mask leaves out counts nowhere; its own output means nothing.
     Computed in float32 at least and returned in the dtype of `x`.
 
     Of several processes each one normalises by its own rows, and the running averages that are
@@ -70,12 +70,13 @@ class BatchNorm(nn.Module):
             return y.to(x.dtype)
         real = mask[..., None]
         count = real.sum()
-        batch_mean = y.where(real, 0).sum((0, 1)) / count.clamp_min(1)
+        y = y.where(real, 0)
+        batch_mean = y.sum((0, 1)) / count.clamp_min(1)
         centred = y - batch_mean
         squares = centred.where(real, 0).square().sum((0, 1))
         if not _is_repeated():
             # a batch of padding alone has no say
-            momentum = self.momentum * (count > 0)
+            momentum = self.momentum * (count > 0).to(wide)
             unbiased = squares.detach() / (count - 1).clamp_min(1)
             self._keep(mean.lerp(batch_mean.detach(), momentum), var.lerp(unbiased, momentum))
         scale = weight * torch.rsqrt(squares / count.clamp_min(1) + self.eps)
