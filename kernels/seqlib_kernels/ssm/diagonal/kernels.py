@@ -111,14 +111,12 @@ def backward(
     # Blocks of chunks write their parts apart, and the parts are added in order.
     H, M, BT, slots = plan.H, plan.M, plan.BT, states.shape[0]
     splits = triton.cdiv(slots, PER)
-    dlags, da = plan.empty(splits, H, BT, BT), plan.empty(splits, H, 2, M)
-    dwrite, dread = (plan.empty(splits, H, BT, 2, M) for _ in range(2))
+    parts = plan.empty(splits, H, BT * (BT + 4 * M) + 2 * M)
     options = plan.options(table_gradients, "BT", "R", "BH", "BM")
     grid = (splits * triton.cdiv(H, options["BH"]), 1 + triton.cdiv(M, options["BM"]))
     if grid[0]:
         table_gradients[grid](
-            given.u, dy, states, adjoints, tables.powers, given.cu_seqlens,
-            dlags, dwrite, dread, da,
+            given.u, dy, states, adjoints, tables.powers, given.cu_seqlens, parts,
             given.sequences, plan.T, slots, PER, given.sequences.bit_length(),
             H=H, M=M, PACKED=plan.packed, BACKWARDS=reverse, PRECISION=plan.precision,
             **options,
@@ -128,7 +126,7 @@ def backward(
     options = plan.options(parameter_gradients, "BT", "BM")
     if H:
         parameter_gradients[(H, triton.cdiv(M, options["BM"]))](
-            given.a, given.b, given.c, dlags, dwrite, dread, da, *grads, dskip,
+            given.a, given.b, given.c, parts, *grads, dskip,
             splits, H=H, M=M, **options,
         )  # fmt: skip
     return du, *grads, dskip, dh0

@@ -24,7 +24,7 @@ def sequence_of(cu_seqlens, slot, NS, T, bits, BT: tl.constexpr, PACKED: tl.cons
 
 @triton.jit
 def chunks_at(
-    slot, m_r, cu_seqlens, NS, T, bits,
+    slot, slots, cu_seqlens, NS, T, bits,
     H: tl.constexpr, PACKED: tl.constexpr, BACKWARDS: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
     """Of the chunk in each slot of a tile: where its first token lies, and how many it has."""
@@ -34,14 +34,14 @@ def chunks_at(
     row = start + done
     if BACKWARDS:
         row = start + length - 1 - done
-    tokens = tl.where(m_r & (done < length), tl.minimum(length - done, BT), 0)
+    tokens = tl.where((slot < slots) & (done < length), tl.minimum(length - done, BT), 0)
     return row * H, tokens.to(tl.int32)
 
 
 @triton.jit(do_not_specialize=["NS", "T", "slots", "per", "bits"])
 def table_gradients(
     u, dy, states, adjoints, powers, cu_seqlens,
-    dlags, dwrite, dread, da,
+    parts,
     NS, T, slots, per, bits,
     H: tl.constexpr, M: tl.constexpr,
     PACKED: tl.constexpr, BACKWARDS: tl.constexpr,
@@ -51,8 +51,10 @@ def table_gradients(
     """U' dY, and for BM modes V' G, dY' X and what a has in the products of a^tokens X with G.
 
     X and G are the states before chunks and the adjoints after them. A program takes BH channels
-    and `per` slots, and either U' dY or a block of modes.
+    and `per` slots, a multiple of R, and either U' dY or a block of modes. It writes to `parts` [.., H, PART], where
+    these lie one after the other, [BT,BT], [BT,2,M], [BT,2,M] and [2,M].
     """
+    PART: tl.constexpr = BT * (BT + 4 * M) + 2 * M
     ACC: tl.constexpr = states.dtype.element_ty
     STEP: tl.constexpr = -H if BACKWARDS else H
     blocks = tl.cdiv(H, BH)
@@ -64,33 +66,28 @@ def table_gradients(
     o_r = tl.arange(0, R)
     o_m = (tl.program_id(1) - 1) * BM + tl.arange(0, BM)[None, None, :]
     m_m = m_h & (o_m < M)
+    last = tl.minimum(slots - i_p * per, per)
+    o_part = (i_p * H + o_h) * PART
 
     if tl.program_id(1) == 0:
         lag = tl.zeros([BH, BT, BT], ACC)
-        for i in tl.range(0, per, R, disable_licm=True):
+        for i in tl.range(0, last, R, disable_licm=True):
             slot = i_p * per + i + o_r
-            m_r = (slot < slots) & (i + o_r < per)
-            o_u, tokens = chunks_at(
-                slot, m_r, cu_seqlens, NS, T, bits, H, PACKED, BACKWARDS, BT
-            )  # fmt: skip
+            o_u, tokens = chunks_at(slot, slots, cu_seqlens, NS, T, bits, H, PACKED, BACKWARDS, BT)
             m_u = (o_j < tokens[None, None, :]) & m_h
             b_u = tl.load(u + o_u[None, None, :] + o_h + o_j * STEP, mask=m_u, other=0.0)
             m_y = (o_t < tokens[None, :, None]) & m_h
             b_dy = tl.load(dy + o_u[None, :, None] + o_h + o_t * STEP, mask=m_y, other=0.0)
             lag = tl.dot(b_u.to(ACC), b_dy.to(ACC), lag, input_precision=PRECISION)
-        o_l = ((i_p * H + o_h) * BT + o_j) * BT + o_t
-        tl.store(dlags + o_l, lag, mask=m_h & (o_j + o_t >= 0))
+        tl.store(parts + (o_part + o_j * BT + o_t), lag, mask=m_h & (o_j + o_t >= 0))
     else:
         w_re = tl.zeros([BH, BT, BM], ACC)
         w_im, r_re, r_im = w_re, w_re, w_re
         a_re = tl.zeros([BH, BM], ACC)
         a_im = a_re
-        for i in tl.range(0, per, R, disable_licm=True):
+        for i in tl.range(0, last, R, disable_licm=True):
             slot = i_p * per + i + o_r
-            m_r = (slot < slots) & (i + o_r < per)
-            o_u, tokens = chunks_at(
-                slot, m_r, cu_seqlens, NS, T, bits, H, PACKED, BACKWARDS, BT
-            )  # fmt: skip
+            o_u, tokens = chunks_at(slot, slots, cu_seqlens, NS, T, bits, H, PACKED, BACKWARDS, BT)
             m_s = (tokens > 0)[None, :, None] & m_m
             o_s = (slot[None, :, None] * H + o_h) * (2 * M) + o_m
             # Rows are tokens, columns chunks.
@@ -114,9 +111,9 @@ def table_gradients(
             x_re, x_im = product(g_re, g_im, x_re, -x_im)
             a_re += tl.sum(x_re, axis=1)
             a_im += tl.sum(x_im, axis=1)
-        o_w = ((i_p * H + o_h) * BT + o_j) * (2 * M) + o_m
+        o_w = o_part + BT * BT + o_j * (2 * M) + o_m
         m_w = m_m & (o_j < BT)
-        write_planes(dwrite, o_w, m_w, w_re, w_im, M)
-        write_planes(dread, o_w, m_w, r_re, r_im, M)
-        o_c = tl.reshape((i_p * H + o_h) * (2 * M) + o_m, [BH, BM])
-        write_planes(da, o_c, tl.reshape(m_m, [BH, BM]), a_re, a_im, M)
+        write_planes(parts, o_w, m_w, w_re, w_im, M)
+        write_planes(parts, o_w + BT * 2 * M, m_w, r_re, r_im, M)
+        o_a = tl.reshape(o_part + BT * (BT + 4 * M) + o_m, [BH, BM])
+        write_planes(parts, o_a, tl.reshape(m_m, [BH, BM]), a_re, a_im, M)

@@ -106,41 +106,39 @@ def make_tables(
 
 @triton.jit(do_not_specialize=["splits"])
 def parameter_gradients(
-    a, b, c, dlags, dwrite, dread, rest,
+    a, b, c, parts,
     da, db, dc, dskip,
     splits, H: tl.constexpr, M: tl.constexpr, BT: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
     """The gradients of a, b, c and D from those of the tables, summed over their parts.
 
-    A program takes a channel and BM of its modes.
+    A program takes a channel and BM of its modes. See `table_gradients` for the parts.
     """
+    PART: tl.constexpr = BT * (BT + 4 * M) + 2 * M
     i_h = tl.program_id(0)
     o_t = tl.arange(0, BT)
     o_k = o_t[:, None]
     o_m = tl.program_id(1) * BM + tl.arange(0, BM)[None, :]
     m_m = o_m < M
-    m = m_m & (o_k < BT)
     lag = tl.zeros([BT], tl.float64)
     w_re = tl.zeros([BT, BM], tl.float64)
     w_im, r_re, r_im = w_re, w_re, w_re
     da_re = tl.zeros([1, BM], tl.float64)
     da_im = da_re
-    p_lags = dlags + i_h.to(tl.int64) * BT * BT
-    o = (i_h * BT + o_k) * (2 * M) + o_m
+    parts += i_h.to(tl.int64) * PART
+    o_w = BT * BT + o_k * (2 * M) + o_m
+    o_a = BT * (BT + 4 * M) + o_m
     for _ in tl.range(0, splits):
         for j in tl.range(0, BT):  # the diagonals of the product of inputs with outputs
-            on = tl.load(p_lags + j * BT + j + o_t, mask=j + o_t < BT, other=0.0)
+            on = tl.load(parts + j * (BT + 1) + o_t, mask=j + o_t < BT, other=0.0)
             lag += on.to(tl.float64)
-        w_re += plane(dwrite, o, m, 0, M).to(tl.float64)
-        w_im += plane(dwrite, o, m, 1, M).to(tl.float64)
-        r_re += plane(dread, o, m, 0, M).to(tl.float64)
-        r_im -= plane(dread, o, m, 1, M).to(tl.float64)
-        da_re += plane(rest, i_h * (2 * M) + o_m, m_m, 0, M).to(tl.float64)
-        da_im += plane(rest, i_h * (2 * M) + o_m, m_m, 1, M).to(tl.float64)
-        p_lags += H * BT * BT
-        dwrite += H * BT * 2 * M
-        dread += H * BT * 2 * M
-        rest += H * 2 * M
+        w_re += plane(parts, o_w, m_m, 0, M).to(tl.float64)
+        w_im += plane(parts, o_w, m_m, 1, M).to(tl.float64)
+        r_re += plane(parts, o_w + BT * 2 * M, m_m, 0, M).to(tl.float64)
+        r_im -= plane(parts, o_w + BT * 2 * M, m_m, 1, M).to(tl.float64)
+        da_re += plane(parts, o_a, m_m, 0, M).to(tl.float64)
+        da_im += plane(parts, o_a, m_m, 1, M).to(tl.float64)
+        parts += H * PART
     if dskip is not None:
         first = tl.sum(tl.where(o_t == 0, lag, 0.0), axis=0)
         tl.store(dskip + i_h, first.to(dskip.dtype.element_ty), mask=tl.program_id(1) == 0)

@@ -108,11 +108,6 @@ def walk(
                 tl.store(p_states + o_s, x_re, mask=m_s)
                 tl.store(p_states + o_s + M, x_im, mask=m_s)
 
-            o_k = (o_h * BT + o_t[None, None, :]) * (2 * M) + i_m + o_m[None, :, None]
-            m_k = m_h & m_m[None, :, None]
-            b_y = tl.dot(x_re, plane(read, o_k, m_k, 0, M), b_y, input_precision=PRECISION)
-            b_y = tl.dot(x_im, plane(read, o_k, m_k, 1, M), b_y, input_precision=PRECISION)
-
             # The multiplier of whole groups in two numbers: rounding it would add up over time.
             o_g = tl.reshape(o_h, [BH, 1]) * (4 * M) + i_m + o_m[None, :]
             g_re, g_im = plane(span, o_g, m_hm, 0, M), SIGN * plane(span, o_g, m_hm, 1, M)
@@ -126,6 +121,11 @@ def walk(
             tl.debug_barrier()  # everyone has read what is replaced now
             tl.store(p_hT + o_c, g_re, mask=m_hm)
             tl.store(p_hT + o_c + 1, g_im, mask=m_hm)
+
+            o_k = (o_h * BT + o_t[None, None, :]) * (2 * M) + i_m + o_m[None, :, None]
+            m_k = m_h & m_m[None, :, None]
+            b_y = tl.dot(x_re, plane(read, o_k, m_k, 0, M), b_y, input_precision=PRECISION)
+            b_y = tl.dot(x_im, plane(read, o_k, m_k, 1, M), b_y, input_precision=PRECISION)
         tl.debug_barrier()
         m_y = (o_t[None, None, :] < tokens) & (o_r < R - 1) & m_h
         o_y = (begin + o_t[None, None, :]) * STEP + o_h

@@ -25,14 +25,14 @@ LAUNCH = LaunchTable(
             itemsize=2,
             width=1 << 30,
             tiles={"BT": 32, "R": 16, "BH": 8, "BM": 16},
-            num_warps=8,
+            num_warps=16,
         ),
         Launch(
             arch="sm_90",
             itemsize=4,
             width=1 << 30,
-            tiles={"BT": 32, "R": 16, "BH": 4, "BM": 16},
-            num_warps=8,
+            tiles={"BT": 32, "R": 16, "BH": 8, "BM": 16},
+            num_warps=16,
         ),
         Launch(
             arch="gfx942",
