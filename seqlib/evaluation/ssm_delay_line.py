@@ -139,21 +139,19 @@ def _fit(setup: DelayLine, states: Real, target: Real, readouts: Real) -> Real:
     return readouts + np.linalg.solve(gram, states.T @ (target[:, None] - states @ readouts))
 
 
-def by_system(scores: Iterable[DelayScore]) -> dict[str, list[DelayScore]]:
-    """Scores by system: the seeds of one line."""
-    found: dict[str, list[DelayScore]] = {}
+def delay_curves(scores: Iterable[DelayScore]) -> dict[str, list[Sequence[float]]]:
+    """Errors by system: a line of them per seed."""
+    found: dict[str, list[Sequence[float]]] = {}
     for score in scores:
-        found.setdefault(score.name, []).append(score)
+        found.setdefault(score.name, []).append(score.nrmse)
     return found
 
 
 def delay_table(scores: Sequence[DelayScore]) -> str:
     """The table in Markdown, a row per system: medians over seeds (lowest to highest)."""
-    amplitudes = scores[0].amplitudes
-    header = ["system", *(f"amplitude {a:g}" for a in amplitudes), "0.1 over 0"]
+    header = ["system", *(f"amplitude {a:g}" for a in scores[0].amplitudes), "0.1 over 0"]
     rows = []
-    for name, group in by_system(scores).items():
-        columns = [*zip(*(score.nrmse for score in group), strict=True)]
-        cells = [over_seeds(column) for column in columns]
-        rows.append([name, *cells, over_seeds([score.ratio for score in group])])
+    for name, errors in delay_curves(scores).items():
+        ratios = [score.ratio for score in scores if score.name == name]
+        rows.append([name, *map(over_seeds, zip(*errors, strict=True)), over_seeds(ratios)])
     return markdown_table(header, rows, numbers=range(1, len(header)))

@@ -2,7 +2,7 @@
 """Plots of what diagonal systems do to HiPPO: transfer functions, trade-offs, the delay line."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,6 @@ import numpy as np
 from seqlib.layers.ssm_init import frequencies, s4d
 
 from .curves import write_png
-from .ssm_delay_line import DelayScore, by_system
 from .ssm_deviation import Trade
 from .ssm_systems import systems
 
@@ -100,26 +99,35 @@ def _trade_line(panel: "Axes", points: Sequence[tuple], style: dict) -> None:
         panel.plot(x[stable], y[stable], marker, color=style["color"])
 
 
-def plot_delay_line(scores: Sequence[DelayScore], path: str | os.PathLike[str]) -> Path:
-    """The error against the amplitude of the noise, medians over seeds in their range.
+def plot_by_amplitude(
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    amplitudes: Sequence[float],
+    path: str | os.PathLike[str],
+    *,
+    ylabel: str,
+    logarithmic: bool = False,
+) -> Path:
+    """A line per system against the amplitude of the noise: medians of its seeds, in their range.
 
     Raises:
-        ValueError: no scores.
+        ValueError: no curves.
     """
     from matplotlib.figure import Figure
 
-    if not scores:
-        raise ValueError("scores must hold at least one")
+    if not curves:
+        raise ValueError("curves must hold at least one")
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
-    for name, group in by_system(scores).items():
-        errors = np.array([score.nrmse for score in group])
-        x = group[0].amplitudes
-        (line,) = axes.plot(x, np.median(errors, 0), marker=".", linewidth=1, label=name)
-        axes.fill_between(
-            x, errors.min(0), errors.max(0), alpha=0.15, linewidth=0, color=line.get_color()
-        )
-    axes.set(xlabel="amplitude of the noise", ylabel="NRMSE of the delayed signal", yscale="log")
+    for name, seeds in curves.items():
+        y = np.array(seeds)
+        (line,) = axes.plot(amplitudes, np.median(y, 0), marker=".", linewidth=1, label=name)
+        color = line.get_color()
+        axes.fill_between(amplitudes, y.min(0), y.max(0), alpha=0.15, linewidth=0, color=color)
+    axes.set(xlabel="amplitude of the noise", ylabel=ylabel)
+    # amplitudes grow by factors, and one of them is 0
+    axes.set_xscale("symlog", linthresh=min(a for a in (*amplitudes, 1.0) if a > 0))
+    if logarithmic:
+        axes.set_yscale("log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
     return write_png(figure, path)

@@ -4,7 +4,13 @@
 import numpy as np
 import pytest
 
-from seqlib.evaluation.ssm_delay_line import DelayLine, DelayScore, delay_line, delay_table
+from seqlib.evaluation.ssm_delay_line import (
+    DelayLine,
+    DelayScore,
+    delay_curves,
+    delay_line,
+    delay_table,
+)
 from seqlib.evaluation.ssm_deviation import (
     loss_of_diagonal,
     loss_table,
@@ -12,7 +18,7 @@ from seqlib.evaluation.ssm_deviation import (
     standing_table,
     trades,
 )
-from seqlib.evaluation.ssm_plots import plot_delay_line, plot_trades, plot_transfers
+from seqlib.evaluation.ssm_plots import plot_by_amplitude, plot_trades, plot_transfers
 from seqlib.evaluation.ssm_systems import hippo_system, ptd_system, s4d_system, systems
 from seqlib.layers.ssm_init import last_spike, ptd_init
 
@@ -90,7 +96,10 @@ def test_signals_are_the_same_for_every_system_and_seed():
         ),
         (lambda: DelayLine(steps=600), "dropped < steps must hold, got 100, 600, 600"),
         (lambda: delay_line([], (0.1,)), "amplitudes must hold 0, got \\[0.1\\]"),
-        (lambda: plot_delay_line([], "x.png"), "scores must hold at least one"),
+        (
+            lambda: plot_by_amplitude({}, (0.0,), "x.png", ylabel=""),
+            "curves must hold at least one",
+        ),
         (lambda: plot_trades([], "x.png"), "trades must hold at least one perturbation"),
     ],
 )
@@ -112,9 +121,12 @@ def test_tables_tell_seeds_that_differ():
 
 def test_plots(tmp_path):
     scores = delay_line([s4d_system(8), ptd_system("PTD", ptd_init(8))], setup=SMALL)
+    curves, amplitudes = delay_curves(scores), scores[0].amplitudes
+    assert [len(errors) for seeds in curves.values() for errors in seeds] == [4, 4]
     for path in (
         plot_transfers(8, tmp_path / "transfer.png"),
         plot_trades(trades(8), tmp_path / "condition.png"),
-        plot_delay_line(scores, tmp_path / "delay.png"),
+        plot_by_amplitude(curves, amplitudes, tmp_path / "log.png", ylabel="y", logarithmic=True),
+        plot_by_amplitude(curves, amplitudes, tmp_path / "plain.png", ylabel="y"),
     ):
         assert path.read_bytes().startswith(b"\x89PNG")
