@@ -23,9 +23,17 @@ from .delta_rule.spec import SPEC as DELTA_RULE
 from .linear_scan.spec import SPEC as LINEAR_SCAN
 from .selective_scan.spec import SPEC as SELECTIVE_SCAN
 from .ssd.spec import SPEC as SSD
+from .ssm.diagonal.spec import SPEC as DIAGONAL_SSM
 from .ssm.mimo.spec import SPEC as MIMO_SSM
 
-SPECS: tuple[OpSpec, ...] = (LINEAR_SCAN, DELTA_RULE, SELECTIVE_SCAN, SSD, MIMO_SSM)
+SPECS: tuple[OpSpec, ...] = (
+    LINEAR_SCAN,
+    DELTA_RULE,
+    SELECTIVE_SCAN,
+    SSD,
+    DIAGONAL_SSM,
+    MIMO_SSM,
+)
 
 __all__ = [
     "SPECS",
