@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What mimo_ssm adds to the checks of every family: golden layers, directions, rates, bad input."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from seqlib_kernels._core import threads
+from seqlib_kernels.ssm.mimo import variable
 from seqlib_kernels.ssm.mimo.arguments import one_step
 from seqlib_kernels.ssm.mimo.op import mimo_ssm
 from seqlib_kernels.ssm.mimo.spec import SPEC
@@ -123,6 +125,16 @@ def test_golden_layers_and_gradients(name, backend):
 # Lengths, sizes, spans, threads.
 
 
+def by_products(monkeypatch):
+    """Take the way that a rate for every token takes on other backends than the CPU's."""
+    real = variable.scan
+    monkeypatch.setattr(variable, "scan", lambda *x, backend, **y: real(*x, backend="", **y))
+    scan = variable.linear_scan
+    monkeypatch.setattr(
+        variable, "linear_scan", lambda *x, backend, **y: scan(*x, backend="cpu", **y)
+    )
+
+
 def check(problem, backend="cpu", bound=None):
     found = errors(solve(SPEC.op, problem, backend=backend), oracle(problem), problem)
     bound = SPEC.tolerance[problem.dtype] if bound is None else bound
@@ -172,10 +184,15 @@ def assert_all_close(got, want, bound):
 
 
 # Measured on CPUs with all modes of HiPPO-LegS for n = 64, the fastest of which turns by up to 130
-# radians a step: output 1.8e-7, state 6.3e-8, gradients up to 9.5e-7; with a rate for every token,
-# where multipliers are rounded to float32, 2.5e-6, 5.1e-6 and 1.9e-5.
-@pytest.mark.parametrize(("per_token", "bound"), [(False, 5e-6), (True, 1e-4)])
-def test_long_memory(per_token, bound):
+# radians a step: output 1.8e-7, state 6.3e-8, gradients up to 9.5e-7; with a rate for every token
+# 2.3e-7, 7.7e-8 and 9.7e-7, and by products around `linear_scan` 2.5e-6, 5.1e-6 and 1.9e-5.
+@pytest.mark.parametrize(
+    ("per_token", "composed", "bound"),
+    [(False, False, 5e-6), (True, False, 5e-6), (True, True, 1e-4)],
+)
+def test_long_memory(per_token, composed, bound, monkeypatch):
+    if composed:
+        by_products(monkeypatch)
     n, T, H = 64, 16384, 4
     i = torch.arange(n, dtype=F64)
     p = (i + 0.5).sqrt()
@@ -357,6 +374,32 @@ def test_step_with_rates():
     assert rel_err(got, y) <= 1e-14
     assert rel_err(got_state, state, time=None) <= 1e-14
     assert torch.equal(got_state[0], problem.initial_state[0])
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32], ids=str)
+@pytest.mark.parametrize("kind", ["zoh", "bilinear"])
+def test_products_around_linear_scan(dtype, kind, monkeypatch):
+    case = replace(CASES["variable"], options={"discretization": kind})
+    lengths = (30, 0, 40)
+    problem = Problem.draw(SPEC, case, 1, 70, {"H": 4, "P": 9}, dtype=dtype, lengths=lengths)
+    check(problem)
+    by_products(monkeypatch)
+    check(problem)
+
+
+# Rates so small that psi is next to 1 and phi is a series, on both sides of where it begins, and
+# so large that a state is gone in a step.
+@pytest.mark.parametrize("kind", ["zoh", "bilinear"])
+@pytest.mark.parametrize("rate", [1e-9, 1e-3, 0.2, 0.5, 3.0, 100.0])
+def test_rates_of_any_size(kind, rate):
+    case = replace(CASES["variable"], options={"discretization": kind})
+
+    def change(inputs):
+        A = torch.tensor((-0.3, 0.8), dtype=F64).expand_as(inputs["A"])
+        dt = torch.ones_like(inputs["dt"])
+        return {**inputs, "A": A, "dt": dt, "rate": rate * inputs["rate"]}
+
+    check(Problem.draw(SPEC, case, 2, 40, dtype=F64, change=change), bound=512)
 
 
 # Steps of any size: the gradient of dt decays with the state, so that it is held to its natural

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..._core.ops import contiguous
+from ..._core.varlen import on_device
 from ..discretise import discretise
 from ..pairs import as_pairs, conj
 
@@ -36,6 +38,32 @@ class Tensors(NamedTuple):
         return self.sequences, self.a.shape[0], 2
 
 
+def for_kernels(given: Tensors) -> Tensors:
+    """The tensors as the kernels read them."""
+    return Tensors(*contiguous(*given[:-1], on_device(given.cu_seqlens, given.u)))
+
+
+class Rate(NamedTuple):
+    """A step size for every token: `Tensors.a` is then z = dt A, and B comes with the factor dt.
+
+    of_tokens: float64 [B,T]; zoh: else bilinear.
+    """
+
+    of_tokens: Tensor
+    zoh: bool
+
+
+def continuous(
+    A: Tensor, B: Tensor, C: Tensor, dt: Tensor, conj_sym: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A, B, C with the weight of a state, and dt, in float64.
+
+    A state that stands for itself and its conjugate counts 2.
+    """
+    A, B, C = (as_pairs(x).to(torch.float64).contiguous() for x in (A, B, C))
+    return A, B, (2 if conj_sym else 1) * C, dt.to(torch.float64).contiguous()
+
+
 def one_step(
     A: Tensor,
     B: Tensor,
@@ -47,14 +75,13 @@ def one_step(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """a, gain, B and C of x_t = a x_{t-1} + gain B u_t, y_t = Re(C x_t), float64 pairs.
 
-    a and gain are [P,2], or [B,T,P,2] where every token has a rate of its own. The weight of a
-    state, 2 where each stands for itself and its conjugate, is in C.
+    a and gain are [P,2], or [B,T,P,2] where every token has a rate of its own.
     """
-    A, B, C = (as_pairs(x).to(torch.float64).contiguous() for x in (A, B, C))
+    A, B, C, dt = continuous(A, B, C, dt, conj_sym)
     if isinstance(rate, Tensor):
         rate = rate.to(torch.float64).contiguous()[..., None]
-    a, gain = discretise(A, dt.to(torch.float64).contiguous() * rate, discretization)
-    return a, gain, B, (2 if conj_sym else 1) * C
+    a, gain = discretise(A, dt * rate, discretization)
+    return a, gain, B, C
 
 
 def project(B: Tensor, u: Tensor) -> Tensor:

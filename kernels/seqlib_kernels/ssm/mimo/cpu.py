@@ -14,8 +14,8 @@ from ..._core.matmul import VECTOR_BYTES
 from ..._core.rows import WIDTH
 from ..._core.varlen import bounds_of
 from ..pairs import conj
-from . import cpu_scan
-from .arguments import Tensors
+from . import cpu_rates, cpu_scan
+from .arguments import Rate, Tensors
 from .cpu_scan import GROUP, KEEP, LANES, STATES, TILE
 
 
@@ -25,47 +25,108 @@ def saved_shapes(given: Tensors) -> list[tuple[tuple[int, ...], torch.dtype]]:
     return [((-(-batch * T // KEEP), _wide(given)), torch.float64)]
 
 
-def forward(given: Tensors, reverse: bool, save: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+def forward(
+    given: Tensors, reverse: bool, save: bool, rate: Rate | None = None
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """y [B,T,H], hT [Nseq,P,2] and the states that `backward` starts from."""
     walk, u, H, wide = _Walk(given, reverse), given.u, given.u.shape[2], _wide(given)
     y = alloc.empty(u.shape, u)
     kept = [alloc.empty(shape, u, dtype) for shape, dtype in saved_shapes(given) if save]
     into, out_of, D = _matrices(given)
     W_in, W_out = walk.weights(into), walk.weights(out_of.T)
-    groups, h0 = _groups(given), _boundary(given.h0, given)
+    steps = _steps(given, walk, rate)
+    state, h0 = np.zeros((wide // GROUP, GROUP)), _boundary(given.h0, given)
     hT, U, V = h0.copy(), walk.work(H), walk.work(wide)
     for at, r0, r1 in walk.spans(2):
         walk.run(cpu_scan.project, TILE, r1 - r0, V, U, rows(u)[r0:r1], W_in, wide)
+        steps.spread(V, V, r0, r1)
         keep = kept[0].numpy()[at // KEEP :] if save else np.empty((0, 0))
-        cpu_scan.advance(V, groups, h0, hT, keep, walk.bounds, r0, r1, reverse)
+        cpu_scan.advance(V, state, steps.table, h0, hT, keep, walk.bounds, r0, r1, reverse)
         walk.run(cpu_scan.read, TILE, r1 - r0, rows(y)[r0:r1], V, W_out, rows(u)[r0:r1], D)
     return y, _pairs(hT, given), kept
 
 
 def backward(
-    dy: Tensor, dhT: Tensor, given: Tensors, saved: list[Tensor], reverse: bool
+    dy: Tensor,
+    dhT: Tensor,
+    given: Tensors,
+    saved: list[Tensor],
+    reverse: bool,
+    rate: Rate | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of u, a, B, C, D and h0."""
+    """The gradients of u, a, B, C, D and h0, and that of a rate per token if there is one."""
     walk, u, H, wide = _Walk(given, reverse), given.u, given.u.shape[2], _wide(given)
     du = alloc.empty(u.shape, u)
     into, out_of, D = _matrices(given)
     W_u, W_y, W_s = (walk.weights(x) for x in (into, out_of, into.T))
-    groups, h0, kept = _groups(given), _boundary(given.h0, given), saved[0].numpy()
-    back, dh0, unread = _groups(given), _boundary(dhT, given), np.empty_like(h0)
+    steps, h0, kept = _steps(given, walk, rate), _boundary(given.h0, given), saved[0].numpy()
+    carry, dh0, unread = np.zeros((wide // GROUP, GROUP)), _boundary(dhT, given), np.empty_like(h0)
     dB, dC, dD = np.zeros((wide, H)), np.zeros((wide, H)), np.zeros(H)
     U, Y, V, G = (walk.work(size) for size in (H, H, wide, wide))
+    W = V if rate is None else walk.work(wide)
     for at, r0, r1 in reversed(walk.spans(1)):
-        walk.run(cpu_scan.project, TILE, r1 - r0, V, U, rows(u)[r0:r1], W_u, wide)
+        walk.run(cpu_scan.project, TILE, r1 - r0, W, U, rows(u)[r0:r1], W_u, wide)
         walk.run(cpu_scan.project, TILE, r1 - r0, G, Y, rows(dy)[r0:r1], W_y, wide)
-        groups[:, :GROUP] = kept[at // KEEP].reshape(-1, GROUP)
-        entering, nothing = kept[at // KEEP].astype(V.dtype), np.empty((0, 0))
-        cpu_scan.advance(V, groups, h0, unread, nothing, walk.bounds, r0, r1, reverse)
-        cpu_scan.retreat(G, V, back, h0, entering, dh0, walk.bounds, r0, r1, reverse)
+        steps.spread(V, W, r0, r1)
+        state, entering = kept[at // KEEP].reshape(-1, GROUP), kept[at // KEEP].astype(V.dtype)
+        ends = (walk.bounds, r0, r1, reverse)
+        cpu_scan.advance(V, state.copy(), steps.table, h0, unread, np.empty((0, 0)), *ends)
+        cpu_scan.retreat(G, V, carry, steps.table, h0, entering, dh0, *ends)
+        steps.gather(G, W, r0, r1)
         walk.run(cpu_scan.read, TILE, r1 - r0, rows(du)[r0:r1], G, W_s, rows(dy)[r0:r1], D)
         walk.run(cpu_scan.collect, STATES, wide, dB, dC, dD, U, Y, V, G, r1 - r0)
-    da = _pairs(back[:, 2 * GROUP :].reshape(wide), given)
     dB, dC = _pairs(dB.T, given).movedim(0, 1).contiguous(), conj(_pairs(dC.T, given))
-    return du, da, dB, dC, None if given.D is None else torch.from_numpy(dD), _pairs(dh0, given)
+    dD = None if given.D is None else torch.from_numpy(dD)
+    da = _pairs(steps.gradient().reshape(wide), given)
+    return du, da, dB, dC, dD, _pairs(dh0, given), *steps.more
+
+
+class _Steps:
+    """One multiplier of the states for all tokens, and its gradient behind it in `table`."""
+
+    more: tuple[Tensor, ...] = ()
+
+    def __init__(self, given: Tensors) -> None:
+        a = _lanes(given.a).view(-1, GROUP)
+        self.table = torch.cat((a, torch.zeros_like(a)), 1)[None].numpy()
+
+    def spread(self, V: np.ndarray, W: np.ndarray, r0: int, r1: int) -> None:
+        """Multipliers of the rows [r0, r1), and what enters the scan from what was projected."""
+
+    def gather(self, G: np.ndarray, W: np.ndarray, r0: int, r1: int) -> None:
+        """Gradients of the multipliers, and in G of what was projected."""
+
+    def gradient(self) -> np.ndarray:
+        return self.table[0, :, GROUP:]
+
+
+class _StepsOfTokens(_Steps):
+    """Multipliers for every token, of one span at a time."""
+
+    def __init__(self, given: Tensors, walk: "_Walk", rate: Rate) -> None:
+        self.walk, self.zoh, self.rate = walk, rate.zoh, rate.of_tokens.flatten().numpy()
+        self.z = _lanes(given.a).view(-1, GROUP).numpy()
+        self.table = np.empty((walk.most_rows, len(self.z), 2 * GROUP))
+        self.parts = np.zeros((-(-len(self.table) // TILE), *self.z.shape))
+        self.total = np.zeros_like(self.z)
+        drate = alloc.empty(rate.of_tokens.shape, rate.of_tokens)
+        self.more, self.drate = (drate,), drate.flatten().numpy()
+
+    def spread(self, V: np.ndarray, W: np.ndarray, r0: int, r1: int) -> None:
+        rate = self.rate[r0:r1]
+        self.walk.run(cpu_rates.spread, TILE, r1 - r0, V, W, self.table, self.z, rate, self.zoh)
+
+    def gather(self, G: np.ndarray, W: np.ndarray, r0: int, r1: int) -> None:
+        given = (G, W, self.table, self.z, self.rate[r0:r1], self.zoh)
+        self.walk.run(cpu_rates.gather, TILE, r1 - r0, *given, self.parts, self.drate[r0:r1])
+        self.total += self.parts[: -(-(r1 - r0) // TILE)].sum(0)
+
+    def gradient(self) -> np.ndarray:
+        return self.total
+
+
+def _steps(given: Tensors, walk: "_Walk", rate: Rate | None) -> _Steps:
+    return _Steps(given) if rate is None else _StepsOfTokens(given, walk, rate)
 
 
 class _Walk:
@@ -78,6 +139,7 @@ class _Walk:
         self.threads = threads.count(self.rows * H * _wide(given) // 16)
         self.dtype = state_dtype(given.u.dtype)
         self.span = KEEP if self.threads == 1 else 4 * KEEP * self.threads
+        self.most_rows = -(-min(2 * self.span, self.rows) // TILE) * TILE
 
     def spans(self, factor: int) -> list[tuple[int, int, int]]:
         """The place of every span in the walk, and its rows [r0, r1)."""
@@ -95,8 +157,8 @@ class _Walk:
 
     def work(self, size: int) -> np.ndarray:
         """A work array for rows of so many numbers."""
-        count = -(-min(2 * self.span, self.rows) // TILE) * TILE
-        return torch.empty((count, _stride(size, self.dtype)), dtype=self.dtype).numpy()
+        shape = (self.most_rows, _stride(size, self.dtype))
+        return torch.empty(shape, dtype=self.dtype).numpy()
 
     def weights(self, W: Tensor) -> np.ndarray:
         """A matrix as the products read it."""
@@ -133,12 +195,6 @@ def _boundary(x: Tensor | None, given: Tensors) -> np.ndarray:
     if x is None:
         x = given.u.new_zeros(given.state_shape, dtype=state_dtype(given.u.dtype))
     return _lanes(x).numpy()
-
-
-def _groups(given: Tensors) -> np.ndarray:
-    """What a scan carries, with `a` in its place."""
-    a = _lanes(given.a).view(-1, GROUP)
-    return torch.cat((torch.zeros_like(a), a, torch.zeros_like(a)), 1).numpy()
 
 
 def _matrices(given: Tensors) -> tuple[Tensor, Tensor, np.ndarray]:

@@ -23,11 +23,11 @@ STATES = 16  # numbers of a row of V or G in a job of gradients
 ROUND = 64  # tokens
 KEEP = 256  # rows between two states kept for the backward pass
 
-# One group of a scan: the state or its gradient, a, and the gradient of a; each LANES real parts
-# and LANES imaginary parts, in one array at fixed distances, so that the compiler sees that they
-# don't overlap.
+# LANES real and LANES imaginary parts make a group: of a state or its gradient; of the multipliers
+# of a step and, behind them, their gradient. What one loop writes lies in one array at fixed
+# distances, so that the compiler sees that it does not overlap.
 GROUP = 2 * LANES
-_REAL, _IMAG, _A_REAL, _A_IMAG, _DA_REAL, _DA_IMAG = (LANES * i for i in range(6))
+REAL, IMAG, D_REAL, D_IMAG = (LANES * i for i in range(4))
 
 
 @compile_kernel
@@ -59,68 +59,69 @@ def read(y, V, W, u, D, first, last):
 
 
 @compile_kernel
-def advance(V, groups, h0, hT, kept, bounds, r0, r1, reverse):
+def advance(V, state, steps, h0, hT, kept, bounds, r0, r1, reverse):
     """x[t] = a x[t-1] + v[t] in the rows V of [r0, r1), and the state before every KEEP rows.
 
-    `groups` holds the state that enters and then the one that leaves; h0 and hT [Nseq, wide] are
-    those at the ends of sequences. Nothing is put into an empty array `kept`.
+    `state` [groups, GROUP] is what enters and then what leaves, h0 and hT [Nseq, wide] are the
+    states at the ends of sequences. `steps` [1 or rows, groups, 2 GROUP] begins with a. Nothing is
+    put into an empty array `kept`.
     """
     n = 0
     for i in range(r1 - r0):
         r = r1 - 1 - i if reverse else r0 + i
         n, before, after = _place(bounds, n, r, reverse)
         if before == 0:
-            _load(groups, h0[n])
+            _load(state, h0[n])
         if i % KEEP == 0 and i // KEEP < len(kept):
-            _store(kept[i // KEEP], groups)
-        V_r = V[r - r0]
-        for j in range(len(groups)):
-            x, v = groups[j], V_r[j * GROUP :]
+            _store(kept[i // KEEP], state)
+        V_r, step = V[r - r0], steps[min(r - r0, len(steps) - 1)]
+        for j in range(len(state)):
+            x, a, v = state[j], step[j], V_r[j * GROUP :]
             for p in range(LANES):
-                real = x[_A_REAL + p] * x[_REAL + p] - x[_A_IMAG + p] * x[_IMAG + p] + v[p]
-                imag = x[_A_REAL + p] * x[_IMAG + p] + x[_A_IMAG + p] * x[_REAL + p] + v[LANES + p]
-                x[_REAL + p] = real
-                x[_IMAG + p] = imag
-                v[p] = real
-                v[LANES + p] = imag
+                real = a[REAL + p] * x[REAL + p] - a[IMAG + p] * x[IMAG + p] + v[REAL + p]
+                imag = a[REAL + p] * x[IMAG + p] + a[IMAG + p] * x[REAL + p] + v[IMAG + p]
+                x[REAL + p] = real
+                x[IMAG + p] = imag
+                v[REAL + p] = real
+                v[IMAG + p] = imag
         if before % ROUND == ROUND - 1:
-            _load(groups, V_r)
+            _load(state, V_r)
         if after == 0:
-            _store(hT[n], groups)
+            _store(hT[n], state)
 
 
 @compile_kernel
-def retreat(G, V, groups, h0, entering, dh0, bounds, r0, r1, reverse):
-    """s[t] = g[t] + conj(a) s[t+1] in the rows G of [r0, r1), da += sum of s[t] conj(x[t-1]).
+def retreat(G, V, carry, steps, h0, entering, dh0, bounds, r0, r1, reverse):
+    """s[t] = g[t] + conj(a) s[t+1] in the rows G of [r0, r1), da += s[t] conj(x[t-1]).
 
-    V holds the states x, `entering` the one before them. `groups` carries conj(a) s[t+1] and da;
-    dh0 [Nseq, wide] comes in as the gradient of the last states.
+    V holds the states x, `entering` the one before them, `carry` conj(a) s[t+1]. `steps` is that
+    of `advance` and holds da behind a; dh0 comes in as the gradient of the last states.
     """
     n = 0
     for i in range(r1 - r0):
         r = r0 + i if reverse else r1 - 1 - i
         n, before, after = _place(bounds, n, r, reverse)
         if after == 0:
-            _load(groups, dh0[n])
-        G_r = G[r - r0]
+            _load(carry, dh0[n])
         if before == 0:
             x_r = h0[n]
         elif i == r1 - r0 - 1:
             x_r = entering
         else:
             x_r = V[r - r0 + 1 if reverse else r - r0 - 1]
-        for j in range(len(groups)):
-            s, g, x = groups[j], G_r[j * GROUP :], x_r[j * GROUP :]
+        G_r, step = G[r - r0], steps[min(r - r0, len(steps) - 1)]
+        for j in range(len(carry)):
+            c, a, g, x = carry[j], step[j], G_r[j * GROUP :], x_r[j * GROUP :]
             for p in range(LANES):
-                real, imag = s[_REAL + p] + g[p], s[_IMAG + p] + g[LANES + p]
-                g[p] = real
-                g[LANES + p] = imag
-                s[_DA_REAL + p] += real * x[p] + imag * x[LANES + p]
-                s[_DA_IMAG + p] += imag * x[p] - real * x[LANES + p]
-                s[_REAL + p] = s[_A_REAL + p] * real + s[_A_IMAG + p] * imag
-                s[_IMAG + p] = s[_A_REAL + p] * imag - s[_A_IMAG + p] * real
+                real, imag = c[REAL + p] + g[REAL + p], c[IMAG + p] + g[IMAG + p]
+                g[REAL + p] = real
+                g[IMAG + p] = imag
+                a[D_REAL + p] += real * x[REAL + p] + imag * x[IMAG + p]
+                a[D_IMAG + p] += imag * x[REAL + p] - real * x[IMAG + p]
+                c[REAL + p] = a[REAL + p] * real + a[IMAG + p] * imag
+                c[IMAG + p] = a[REAL + p] * imag - a[IMAG + p] * real
         if before == 0:
-            _store(dh0[n], groups)
+            _store(dh0[n], carry)
 
 
 @compile_kernel
@@ -163,16 +164,16 @@ def _place(bounds, n, r, reverse):
 
 
 @compile_kernel
-def _load(groups, row):
-    for j in range(len(groups)):
-        target, source = groups[j], row[j * GROUP :]
+def _load(state, row):
+    for j in range(len(state)):
+        target, source = state[j], row[j * GROUP :]
         for p in range(GROUP):
             target[p] = source[p]
 
 
 @compile_kernel
-def _store(row, groups):
-    for j in range(len(groups)):
-        target, source = row[j * GROUP :], groups[j]
+def _store(row, state):
+    for j in range(len(state)):
+        target, source = row[j * GROUP :], state[j]
         for p in range(GROUP):
             target[p] = source[p]

@@ -13,12 +13,12 @@ from ..._core.backend import Backend, resolve
 from ..._core.checks import check_same, check_shape, check_state
 from ..._core.dtypes import state_dtype
 from ..._core.ops import contiguous, define_op
-from ..._core.varlen import check_boundaries, check_cu_seqlens, on_device
+from ..._core.varlen import check_boundaries, check_cu_seqlens
 from ..checks import check_pairs, check_parameter
-from ..discretise import Discretization, check_discretization, check_rate, check_steps
+from ..discretise import Discretization, check_discretization, check_rate, check_steps, discretise
 from ..pairs import as_pairs, mul
 from . import reference, variable
-from .arguments import Tensors, one_step
+from .arguments import Tensors, continuous, for_kernels
 
 
 def mimo_ssm(
@@ -72,7 +72,8 @@ def mimo_ssm(
     u is float64, float32, bfloat16 or float16; parameters and a rate have its dtype, float32 or
     float64, and are discretised in float64. States are float32, float64 for float64 u; sums as
     well. Every input has a gradient. Cost: 8 H P operations per token forward, 20 H P backward;
-    states are kept at the ends of chunks of tokens only, unless every token has a rate of its own.
+    states are kept at the ends of chunks of tokens only, but on GPUs all of them where every token
+    has a rate of its own.
 
     Raises:
         ValueError: shapes, dtypes or devices that disagree, step sizes or a rate out of range, an
@@ -100,12 +101,15 @@ def mimo_ssm(
             conj_sym=conj_sym, initial_state=initial_state,
             return_final_state=return_final_state, cu_seqlens=cu_seqlens,
         )  # fmt: skip
-    a, gain, B, C = one_step(A, B, C, dt, discretization, rate, conj_sym)
+    A, B, C, dt = continuous(A, B, C, dt, conj_sym)
     D = None if D is None else D.to(torch.float64)
+    shared = {"cu_seqlens": cu_seqlens, "backend": name}
     if isinstance(rate, Tensor):
-        scan = partial(variable.scan, cu_seqlens=cu_seqlens, backend=name, a=a, gain=gain, B=B)
+        steps = {"A": A, "B": B, "dt": dt, "rate": rate, "discretization": discretization}
+        scan = partial(variable.scan, **steps, **shared)
     else:
-        scan = partial(_scan, cu_seqlens=cu_seqlens, backend=name, a=a, B=mul(gain[:, None], B))
+        a, gain = discretise(A, rate * dt, discretization)
+        scan = partial(_scan, a=a, B=mul(gain[:, None], B), **shared)
     if bidirectional:
         forth, back = C.chunk(2, 1)
         inputs = u.to(state_dtype(u.dtype))  # the sum of both directions is rounded once
@@ -225,16 +229,11 @@ def _module(backend: str) -> ModuleType:
     return module
 
 
-def _for_kernels(given: Tensors) -> Tensors:
-    """The tensors as the kernels read them."""
-    return Tensors(*contiguous(*given[:-1], on_device(given.cu_seqlens, given.u)))
-
-
 def _fwd_impl(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
     *tensors, reverse, backend, save = arguments
     given = Tensors(*tensors)
     check_boundaries(given.cu_seqlens, given.u.shape[1])
-    return _module(backend).forward(_for_kernels(given), reverse, save)
+    return _module(backend).forward(for_kernels(given), reverse, save)
 
 
 def _fwd_fake(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -257,7 +256,7 @@ def _bwd_impl(dy: Tensor, dhT: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     given = Tensors(*tensors)
     check_boundaries(given.cu_seqlens, given.u.shape[1])
     grads = _module(backend).backward(
-        *contiguous(dy, dhT), _for_kernels(given), list(saved), reverse
+        *contiguous(dy, dhT), for_kernels(given), list(saved), reverse
     )
     return tuple(given.a.new_empty(0) if g is None else g for g in grads)
 
