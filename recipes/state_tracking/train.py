@@ -3,7 +3,6 @@
 
 import dataclasses
 import gc
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from transformers import AutoModelForTokenClassification, set_seed
 from transformers.utils.logging import disable_progress_bar
@@ -22,8 +20,9 @@ from seqlib.evaluation.tracking_plot import plot_tracking
 from seqlib.evaluation.tracking_report import TrackedRun, tracking_markdown, tracking_screen
 from seqlib.training.arguments import TrainSettings
 from seqlib.training.checkpoints import CheckpointError
-from seqlib.training.record import describe, open_run
-from seqlib.training.report import METRICS_FILE, write_metrics
+from seqlib.training.finished import origin, read_finished
+from seqlib.training.record import describe
+from seqlib.training.report import write_metrics
 from seqlib.training.run import train_in_folder
 from seqlib.training.settings import parse_settings
 from seqlib.training.state_tracking import (
@@ -35,13 +34,6 @@ from seqlib.training.state_tracking import (
 )
 from seqlib.training.stopwatch import seconds_trained
 from seqlib.training.trainer import SeqTrainer
-
-# settings of the training that belong beside a result
-TOLD = (
-    *("learning_rate", "lr_scheduler_type", "warmup_steps", "max_steps", "num_train_epochs"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "weight_decay"),
-    *("adam_beta2", "max_grad_norm", "seed"),
-)
 
 
 @dataclass
@@ -59,7 +51,8 @@ def main(words: Sequence[str]) -> TrackedRun | None:
     )
     data = prepare_task(task, training)
     record = describe([task, model, training], data.identity())
-    run = finished(task, training, record)
+    metrics = read_finished(training, record, tested(task))
+    run = None if metrics is None else TrackedRun.from_dict(metrics["run"])
     if run is None:
         trainer = train(task, model, training, data)
         if trainer.is_world_process_zero():
@@ -72,20 +65,6 @@ def main(words: Sequence[str]) -> TrackedRun | None:
     )
     report(run, Path(str(training.output_dir)))
     return run
-
-
-def finished(
-    task: TaskSettings, training: TrainSettings, record: Mapping[str, Any]
-) -> TrackedRun | None:
-    """What this very run, with this very test, left in its folder."""
-    path = Path(str(training.output_dir)) / METRICS_FILE
-    if training.resume_from_checkpoint != "auto" or not path.is_file():
-        return None
-    open_run(path.parent, record, "auto")  # refuses a folder with another run
-    metrics = json.loads(path.read_text(encoding="utf-8"))
-    if metrics["test"] != tested(task):
-        return None
-    return TrackedRun.from_dict(metrics["run"])
 
 
 def train(
@@ -114,7 +93,6 @@ def test(
     folder = Path(str(trainer.args.output_dir))
     network: Any = AutoModelForTokenClassification.from_pretrained(folder)
     score = track(network.to(trainer.args.device), data.test, trainer.args.eval_batch_size)
-    told = {name: record["settings"][name] for name in TOLD}
     run = TrackedRun(
         task=data.task.identity,
         model=", ".join(dict.fromkeys(network.config.block_types)),
@@ -125,13 +103,7 @@ def test(
         minutes=round(seconds_trained(trainer.state) / 60, 2),
         parameters=network.num_parameters(),
         score=score,
-        origin={
-            "settings": {**dataclasses.asdict(task), **dataclasses.asdict(model), **told},
-            "commit": record["commit"],
-            "versions": record["versions"],
-            "device": trainer.args.device.type,
-            "threads": torch.get_num_threads(),
-        },
+        origin=origin([task, model], trainer.args, record),
     )
     write_metrics(
         folder, {"run": run.to_dict(), "test": tested(task), "log": trainer.state.log_history}

@@ -8,7 +8,7 @@ from typing import Any
 from seqlib.data.long_range import PAD_TOKEN, Columns, SequenceData, Sequences, load_sequences
 from seqlib.models import SeqLMForSequenceClassification
 
-from .model import ModelSettings, model_config
+from .model import MixerSettings, model_config
 
 
 def _help(text: str) -> dict[str, str]:
@@ -57,26 +57,12 @@ class SequenceSettings:
 
 
 @dataclass
-class ClassifierSettings(ModelSettings):
-    """The architecture, of one mixer in all of its blocks or of several."""
+class ClassifierSettings(MixerSettings):
+    """The architecture, and where its answer is read."""
 
-    mixer: str | None = field(
-        default=None,
-        metadata=_help("One for all of num_hidden_layers blocks (1 by default), by name."),
-    )
     pooling: str = field(
         default="mean", metadata=_help("Answer from the mean of all steps, or from the last.")
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.mixer is None) == (self.block_types is None):
-            raise ValueError(
-                "exactly one of mixer and block_types must be given, got "
-                f"mixer={self.mixer!r} and block_types={self.block_types!r}"
-            )
-        if self.mixer is not None:
-            self.block_types = [self.mixer] * (self.num_hidden_layers or 1)
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,26 @@ class ModelSettings:
         self.mixer_kwargs = as_mapping("mixer_kwargs", self.mixer_kwargs)
 
 
+@dataclass
+class MixerSettings(ModelSettings):
+    """The architecture, with one switch for the mixers of all blocks."""
+
+    mixer: str | None = field(
+        default=None,
+        metadata=_help("One for all of num_hidden_layers blocks (1 by default), by name."),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.mixer is None) == (self.block_types is None):
+            raise ValueError(
+                "exactly one of mixer and block_types must be given, got "
+                f"mixer={self.mixer!r} and block_types={self.block_types!r}"
+            )
+        if self.mixer is not None:
+            self.block_types = [self.mixer] * (self.num_hidden_layers or 1)
+
+
 def model_config(settings: ModelSettings, **fields: Any) -> SeqLMConfig:
     """The configuration that settings and `fields` (of the data, mostly) describe.
 

@@ -11,7 +11,7 @@ from seqlib.mixers import mixer_class
 from seqlib.models import SeqLMForTokenClassification
 
 from .arguments import TrainSettings
-from .model import ModelSettings, model_config
+from .model import MixerSettings, model_config
 from .settings import as_mapping
 
 
@@ -55,26 +55,15 @@ class TaskSettings:
 
 
 @dataclass
-class TrackerSettings(ModelSettings):
-    """The architecture, with one switch for all of its mixers and one for their eigenvalues."""
+class TrackerSettings(MixerSettings):
+    """The architecture, with one switch for the eigenvalues of all its mixers."""
 
-    mixer: str | None = field(
-        default=None,
-        metadata=_help("One for all of num_hidden_layers blocks (1 by default), by name."),
-    )
     negative_eigenvalues: bool = field(
         default=True, metadata=_help("Eigenvalues in [-1, 1] instead of [0, 1].")
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.mixer is None) == (self.block_types is None):
-            raise ValueError(
-                "exactly one of mixer and block_types must be given, got "
-                f"mixer={self.mixer!r} and block_types={self.block_types!r}"
-            )
-        if self.mixer is not None:
-            self.block_types = [self.mixer] * (self.num_hidden_layers or 1)
         options = as_mapping("mixer_kwargs", self.mixer_kwargs)
         for name in dict.fromkeys(self.block_types or ()):
             if "negative_eigenvalues" not in inspect.signature(mixer_class(name)).parameters:
