@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ..._core.kernels_chunks import inside, row_block, store_rows
-from ..diagonal.kernels_tables import plane, product, write_planes
+from ..kernels_pairs import plane, product, write_planes
 from .kernels_walk import chunk_at, project, scan
 
 

@@ -5,7 +5,15 @@
 import triton
 import triton.language as tl
 
-from ..diagonal.kernels_tables import after, pair, plane, powers_before, product, write_planes
+from ..kernels_pairs import (
+    after,
+    load_pair,
+    plane,
+    powers_before,
+    product,
+    store_pair,
+    write_planes,
+)
 
 
 @triton.jit
@@ -24,9 +32,9 @@ def make_tables(
     o_p = i_p + tl.arange(0, BP)[:, None]
     o_h = i_h + tl.arange(0, BH)[None, :]
     m = (o_p < P) & (o_h < H)
-    w_re, w_im = pair(B, o_p * H + o_h, m)
+    w_re, w_im = load_pair(B, o_p * H + o_h, m)
     write_planes(into, o_p * H + o_h, m, w_re, w_im, P * H)
-    w_re, w_im = pair(C, o_h * P + o_p, m)
+    w_re, w_im = load_pair(C, o_h * P + o_p, m)
     write_planes(out_of, o_p * H + o_h, m, w_re, -w_im, P * H)
 
     if i_h == 0:
@@ -39,7 +47,7 @@ def write_powers(a, powers, span, o_p, P: tl.constexpr, BT: tl.constexpr):
     m_p = o_p < P
     o_k = tl.arange(0, BT)[:, None]
     m = m_p & (o_k < BT)
-    a_re, a_im = pair(a, o_p, m_p)
+    a_re, a_im = load_pair(a, o_p, m_p)
     p_re, p_im = powers_before(a_re, a_im, o_k)
     p_re, p_im = after(p_re, p_im, a_re, a_im, o_k)
     write_planes(powers, o_k * (2 * P) + o_p, m & (o_k == 0), p_re, p_im, P)
@@ -84,18 +92,11 @@ def parameter_gradients(
         dinto += 2 * P * H
         dout_of += 2 * P * H
         rest += 2 * P
-    write_pair(dB, o_p * H + o_h, m, b_re, b_im)
-    write_pair(dC, o_h * P + o_p, m, c_re, c_im)
+    store_pair(dB, o_p * H + o_h, m, b_re, b_im)
+    store_pair(dC, o_h * P + o_p, m, c_re, c_im)
     if i_h == 0:
-        write_pair(da, o_p, m_p, a_re, a_im)
+        store_pair(da, o_p, m_p, a_re, a_im)
     if i_p == 0:
         m_h = o_h < H
         if dskip is not None:
             tl.store(dskip + o_h, d, mask=m_h)
-
-
-@triton.jit
-def write_pair(x, o, m, re, im):
-    """Complex numbers into pairs."""
-    tl.store(x + 2 * o, re, mask=m)
-    tl.store(x + 2 * o + 1, im, mask=m)

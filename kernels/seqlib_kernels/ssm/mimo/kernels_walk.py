@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ..._core.kernels_chunks import bounds, first_slot, inside, locate, row_block
-from ..diagonal.kernels_tables import pair, plane, product, then, write_planes
+from ..kernels_pairs import load_pair, plane, product, store_pair, then, write_planes
 
 
 @triton.jit
@@ -128,7 +128,7 @@ def join(
     chunks = (length + BT - 1) // BT
     o_n = i_n * P + o_p
     if h0 is not None:
-        h_re, h_im = pair(h0, o_n, m_p)
+        h_re, h_im = load_pair(h0, o_n, m_p)
     else:
         h_re = tl.zeros([1, BP], KEPT)
         h_im = h_re
@@ -159,8 +159,7 @@ def join(
         write_planes(states, o_s, m_p, h_re, h_im, P)
         h_re = tl.sum(tl.where(o_r == R - 1, x_re, 0.0), axis=0, keep_dims=True).to(KEPT)
         h_im = tl.sum(tl.where(o_r == R - 1, x_im, 0.0), axis=0, keep_dims=True).to(KEPT)
-    tl.store(hT + 2 * o_n, h_re, mask=m_p)
-    tl.store(hT + 2 * o_n + 1, h_im, mask=m_p)
+    store_pair(hT, o_n, m_p, h_re, h_im)
 
 
 @triton.jit(do_not_specialize=["NS", "T"])
