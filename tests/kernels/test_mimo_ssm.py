@@ -390,7 +390,7 @@ def test_products_around_linear_scan(dtype, kind, monkeypatch):
 # Rates so small that psi is next to 1 and phi is a series, on both sides of where it begins, and
 # so large that a state is gone in a step.
 @pytest.mark.parametrize("kind", ["zoh", "bilinear"])
-@pytest.mark.parametrize("rate", [1e-9, 1e-3, 0.2, 0.5, 3.0, 100.0])
+@pytest.mark.parametrize("rate", [1e-9, 1e-3, 0.2, 0.5, 3.0, 30.0])
 def test_rates_of_any_size(kind, rate):
     case = replace(CASES["variable"], options={"discretization": kind})
 
@@ -399,7 +399,7 @@ def test_rates_of_any_size(kind, rate):
         dt = torch.ones_like(inputs["dt"])
         return {**inputs, "A": A, "dt": dt, "rate": rate * inputs["rate"]}
 
-    check(Problem.draw(SPEC, case, 2, 40, dtype=F64, change=change), bound=512)
+    check(Problem.draw(SPEC, case, 2, 40, dtype=F64, change=change))
 
 
 # Steps of any size: the gradient of dt decays with the state, so that it is held to its natural
