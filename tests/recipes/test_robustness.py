@@ -3,6 +3,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -91,13 +92,14 @@ def test_the_theory_alone(scripts, tmp_path):
     assert (tmp_path / "transfer.png").is_file()
 
 
-def test_other_noise_tests_a_finished_run_again_without_training(scripts, finished):
-    folder, _ = finished
+def test_other_noise_tests_a_finished_run_again_without_training(scripts, finished, tmp_path):
+    made = finished[0] / "digits_published_cpu" / "legs_seed0"
+    folder = shutil.copytree(made, tmp_path / "run")
     words = [
         str(RECIPE / "configs" / "digits_published_cpu.yaml"),
         *(f"--{name}={value}" for name, value in TINY.items()),
         "--mixer_kwargs.s4.init=legs",
-        f"--output_dir={folder / 'digits_published_cpu' / 'legs_seed0'}",
+        f"--output_dir={folder}",
         "--model_name=again",
     ]
     run = scripts[0].main(words)
