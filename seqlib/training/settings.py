@@ -4,6 +4,7 @@
 import dataclasses
 import difflib
 import json
+import re
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,15 @@ class _Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes 1e-3 for a number as well, which YAML 1.1 wants written 1.0e-3."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def parse_settings(kinds: Sequence[type], words: Sequence[str]) -> tuple[Any, ...]:
@@ -84,7 +94,7 @@ def as_mapping(name: str, value: Mapping | str | None) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"can't read the settings file {path}: {error}") from error
     except yaml.YAMLError as error:
@@ -119,7 +129,7 @@ def _take_dotted(words: Sequence[str], values: dict[str, Any]) -> list[str]:
         for key in keys[:-1]:
             inner[key] = as_mapping(f"{name}.{key}", inner.get(key))
             inner = inner[key]
-        inner[keys[-1]] = yaml.safe_load(text)
+        inner[keys[-1]] = yaml.load(text, _Loader)
     return rest
 
 

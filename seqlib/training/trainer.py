@@ -55,6 +55,7 @@ class SeqTrainer(Trainer):
             cpu.say_threads(args.world_size)
         super().__init__(model, args, **kwargs)
         self._staged_dir: Path | None = None
+        self._own_rates: dict[str, float] = {}
         self.clock = Clock(60 * args.train_minutes) if args.train_minutes else None
         if self.clock is not None:
             self.add_callback(TimeBudget(self.clock))
@@ -102,10 +103,15 @@ class SeqTrainer(Trainer):
         names = super().get_decay_parameter_names(model)
         return [n for n in names if tags.get(n, {}).get("weight_decay") != 0]
 
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+    def _get_learning_rate(self) -> float:
+        # asked before a schedule moves on, and logged after
         optimizer: Any = self.optimizer
+        self._own_rates = parameter_groups.learning_rates(optimizer)
+        return super()._get_learning_rate()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "learning_rate" in logs:
-            logs = logs | parameter_groups.learning_rates(optimizer)
+            logs = logs | self._own_rates
         super().log(logs, *args, **kwargs)
 
     def create_scheduler(
@@ -143,6 +149,7 @@ class SeqTrainer(Trainer):
             factor = 1.0 if base == loaded or loaded == 0 else base / loaded
             group.update(options, lr=group["lr"] * factor)
         schedule.base_lrs = base_lrs
+        schedule._last_lr = [group["lr"] for group in optimizer.param_groups]  # for the log
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if _internal_call or not self.is_fsdp_enabled:

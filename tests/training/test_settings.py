@@ -38,6 +38,10 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(tmp_path
 def test_entries_of_a_mapping_are_set_by_dots_and_the_whole_by_json(tmp_path):
     text = "options: {a: {x: 1, y: 2}}\n"
     assert parse(tmp_path, text, "--options.a.x", "5").options == {"a": {"x": 5, "y": 2}}
+    assert parse(tmp_path, text, "--options.a.x", "5e-4").options["a"]["x"] == 5e-4
+    assert parse(tmp_path, "options: {x: -1E+3, y: 1.5e2, z: 1e}\n").options == {
+        "x": -1e3, "y": 150.0, "z": "1e",
+    }  # fmt: skip
     assert parse(tmp_path, text, "--options.b.c=true").options["b"] == {"c": True}
     assert parse(tmp_path, text, "--options", '{"z": 1}').options == {"z": 1}
     both = ["--options.a.x", "5", '--options={"z": 1}', "--options.y", "2"]
