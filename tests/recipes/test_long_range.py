@@ -29,13 +29,18 @@ RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "long_range"
 PRESETS = sorted(path.name for path in (RECIPE / "configs").glob("*.yaml"))
 
 
+def load(name):
+    """A script of the recipe."""
+    spec = importlib.util.spec_from_file_location(f"long_range_{name}", RECIPE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look for their names
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="module")
 def recipe():
-    spec = importlib.util.spec_from_file_location("long_range_train", RECIPE / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["long_range_train"] = module
-    spec.loader.exec_module(module)
-    yield module
+    yield load("train")
     del sys.modules["long_range_train"]
 
 
@@ -260,3 +265,19 @@ def test_presets_are_models_and_schedules(preset, monkeypatch):
         optimizer.step()
         schedule.step()
     assert 0 <= schedule.get_last_lr()[0] < training.learning_rate
+
+
+def test_runs_are_collected(finished, tmp_path):
+    collect = load("collect")
+    folder, run = finished
+    out = tmp_path / "results"
+    given = ["--runs", str(folder), str(folder), "--output_dir", str(out)]
+    assert [found.score for found in collect.main(given)] == [run.score] * 2
+    assert (out / "runs.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "runs.md").read_text().count("\n| s5") == 2
+    lines = [json.loads(line) for line in (out / "runs.jsonl").read_text().splitlines()]
+    assert [line["task"] for line in lines] == ["listops-s"] * 2
+    with pytest.raises(ValueError, match=r"runs: .* holds no finished run"):
+        collect.main(["--runs", str(tmp_path)])
+    with pytest.raises(ValueError, match="runs must name at least one folder"):
+        collect.main([])
