@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """From rates and step sizes to one step of the recurrence: one map for definitions and ops."""
 
-import math
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from .pairs import add, div, exp, inverse, mul
+from .hold import hold
+from .pairs import add, inverse
 
 Discretization = Literal["zoh", "bilinear"]
 DISCRETIZATIONS: tuple[str, ...] = get_args(Discretization)
-
-# (e^z - 1) / z = e^{z/2} sinhc(z/2) near 0, where the quotient and still more its derivative
-# cancel; sinhc(w) = sum of w^2k / (2k+1)!, whose next term is below 2e-21 for |w| <= 1/8.
-_NEAR = 0.25
-_SINHC = tuple(1 / math.factorial(2 * k + 1) for k in range(6))
 
 
 def discretise(A: Tensor, step: Tensor, discretization: str) -> tuple[Tensor, Tensor]:
@@ -34,27 +29,12 @@ def discretise(A: Tensor, step: Tensor, discretization: str) -> tuple[Tensor, Te
 
     Source: Gu et al., arXiv 2206.11893, section 2; arXiv 2111.00396, equation 3.
     """
-    z = step[..., None] * A
     if discretization == "zoh":
-        a = exp(z)
-        return a, _integral(A, step[..., None], z, a)
-    inverted = inverse(add(-z / 2, 1))
-    return add(2 * inverted, -1), step[..., None] * inverted
-
-
-def _integral(A: Tensor, step: Tensor, z: Tensor, a: Tensor) -> Tensor:
-    """(a - 1) / A for a = e^z and z = step A, exact near A = 0, where it is step."""
-    near = z.square().sum(-1, keepdim=True) < _NEAR**2
-    # Each branch sees harmless numbers where the other one is taken, so that no NaN of a branch
-    # not taken enters a gradient.
-    small = torch.where(near, z, 0)
-    square = mul(small, small) / 4
-    series = torch.zeros_like(z)
-    for coefficient in reversed(_SINHC):
-        series = add(mul(series, square), coefficient)
-    series = step * mul(exp(small / 2), series)
-    # A quotient by A, not by z: its derivative by the step is e^z, however small that is.
-    return torch.where(near, series, div(add(a, -1), torch.where(near, 1, A)))
+        shape = torch.broadcast_shapes(A.shape[:-1], step.shape)
+        return hold(A.expand(*shape, 2), step.expand(shape))
+    step = step[..., None]
+    inverted = inverse(add(-step * A / 2, 1))
+    return add(2 * inverted, -1), step * inverted
 
 
 def check_discretization(discretization: str) -> None:

@@ -37,14 +37,3 @@ def add(x: Tensor, real: float | Tensor) -> Tensor:
 def inverse(x: Tensor) -> Tensor:
     """1 / x, for x whose squared modulus neither under- nor overflows."""
     return conj(x) / x.square().sum(-1, keepdim=True)
-
-
-def div(x: Tensor, y: Tensor) -> Tensor:
-    """x / y, for such y."""
-    return mul(x, inverse(y))
-
-
-def exp(z: Tensor) -> Tensor:
-    """e^z"""
-    x, y = z.unbind(-1)
-    return x.exp()[..., None] * torch.stack((y.cos(), y.sin()), -1)

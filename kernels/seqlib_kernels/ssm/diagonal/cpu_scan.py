@@ -96,8 +96,8 @@ def backward(u, a, b, c, skip, states, dy, du, dh0, parts, reverse, bounds, bloc
     da, db, dc, dskip = parts
     table, steps = _work(dh0, M)
     flat = steps.reshape(-1)
-    kept = np.zeros((PIECE + 1) * 4 * width(flat), dh0.dtype)
-    sums = np.zeros((2, SUM_ROWS), dh0.dtype)
+    kept = np.zeros(PIECE * 8 * width(flat), dh0.dtype)
+    sums = np.zeros((_AT_ONCE, SUM_ROWS), dh0.dtype)
     total = np.zeros((len(table), SUM_ROWS))
     for number in range(first, last):
         s0, s1, d0, d1 = _job(number, len(bounds) - 1, a.shape[0], block)
@@ -129,11 +129,25 @@ def backward(u, a, b, c, skip, states, dy, du, dh0, parts, reverse, bounds, bloc
                     load_step_back(
                         steps[i], u[t, d0:d1], dy[t, d0:d1], skip[d0:d1], dskip[g, d0:d1]
                     )
-                for m in range(0, M, 2):
+                for m in range(0, M, _AT_ONCE):
                     for v in range(0, d1 - d0, width(flat)):
-                        _sweep_back(table[m], table[m + 1], sums[0], sums[1], flat, kept, n, v)
-                    add_sums(total[m], sums[0])
-                    add_sums(total[m + 1], sums[1])
+                        _sweep_again(
+                            table[m],
+                            table[m + 1],
+                            table[m + 2],
+                            table[m + 3],
+                            sums,
+                            flat,
+                            kept,
+                            n,
+                            v,
+                        )
+                        _sweep_back(table[m], table[m + 1], sums[0], sums[1], flat, kept, 0, n, v)
+                        _sweep_back(
+                            table[m + 2], table[m + 3], sums[2], sums[3], flat, kept, 4, n, v
+                        )
+                    for k in range(_AT_ONCE):
+                        add_sums(total[m + k], sums[k])
                 for i in range(n):
                     t = _row(bounds, s, i0 + i, reverse)
                     store_row(du[t, d0:d1], steps[i], DU)
@@ -207,7 +221,46 @@ def _sweep(row0, row1, row2, row3, steps, n, v):
 
 
 @compile_kernel
-def _sweep_back(row0, row1, sums0, sums1, steps, kept, n, v):
+def _sweep_again(row0, row1, row2, row3, sums, steps, kept, n, v):
+    """The states of four modes before every step, and the gradient of c."""
+    W = width(steps)
+    a0r, a0i = pair(row0, A + v)
+    a1r, a1i = pair(row1, A + v)
+    a2r, a2i = pair(row2, A + v)
+    a3r, a3i = pair(row3, A + v)
+    x0r, x0i = enter(row0, v, X, F_INVERSE)
+    x1r, x1i = enter(row1, v, X, F_INVERSE)
+    x2r, x2i = enter(row2, v, X, F_INVERSE)
+    x3r, x3i = enter(row3, v, X, F_INVERSE)
+    c0r = c0i = c1r = c1i = c2r = c2i = c3r = c3i = zeros(steps)
+    for i in range(n):
+        here = i * 8 * W
+        store(kept, here, x0r)
+        store(kept, here + W, x0i)
+        store(kept, here + 2 * W, x1r)
+        store(kept, here + 3 * W, x1i)
+        store(kept, here + 4 * W, x2r)
+        store(kept, here + 5 * W, x2i)
+        store(kept, here + 6 * W, x3r)
+        store(kept, here + 7 * W, x3i)
+        at = i * STEP_ROWS + v
+        u, dy = load(steps, at + U), load(steps, at + Y)
+        x0r, x0i = _turn(a0r, a0i, x0r, x0i, u)
+        x1r, x1i = _turn(a1r, a1i, x1r, x1i, u)
+        x2r, x2i = _turn(a2r, a2i, x2r, x2i, u)
+        x3r, x3i = _turn(a3r, a3i, x3r, x3i, u)
+        c0r, c0i = c0r + dy * x0r, c0i - dy * x0i
+        c1r, c1i = c1r + dy * x1r, c1i - dy * x1i
+        c2r, c2i = c2r + dy * x2r, c2i - dy * x2i
+        c3r, c3i = c3r + dy * x3r, c3i - dy * x3i
+    _store_pair(sums[0], DC + v, c0r, c0i)
+    _store_pair(sums[1], DC + v, c1r, c1i)
+    _store_pair(sums[2], DC + v, c2r, c2i)
+    _store_pair(sums[3], DC + v, c3r, c3i)
+
+
+@compile_kernel
+def _sweep_back(row0, row1, sums0, sums1, steps, kept, first, n, v):
     """The gradients of one sweep, for two modes: forward to see the states, then back.
 
     s is the gradient of a state divided by e, k what the next step hands to it.
@@ -215,23 +268,6 @@ def _sweep_back(row0, row1, sums0, sums1, steps, kept, n, v):
     W = width(steps)
     a0r, a0i = pair(row0, A + v)
     a1r, a1i = pair(row1, A + v)
-    x0r, x0i = enter(row0, v, X, F_INVERSE)
-    x1r, x1i = enter(row1, v, X, F_INVERSE)
-    c0r = c0i = c1r = c1i = zeros(steps)
-    for i in range(n):
-        here = i * 4 * W
-        store(kept, here, x0r)
-        store(kept, here + W, x0i)
-        store(kept, here + 2 * W, x1r)
-        store(kept, here + 3 * W, x1i)
-        at = i * STEP_ROWS + v
-        u, dy = load(steps, at + U), load(steps, at + Y)
-        x0r, x0i = _turn(a0r, a0i, x0r, x0i, u)
-        x1r, x1i = _turn(a1r, a1i, x1r, x1i, u)
-        c0r, c0i = c0r + dy * x0r, c0i - dy * x0i
-        c1r, c1i = c1r + dy * x1r, c1i - dy * x1i
-    _store_pair(sums0, DC + v, c0r, c0i)
-    _store_pair(sums1, DC + v, c1r, c1i)
     g0r, g0i = pair(row0, G + v)
     g1r, g1i = pair(row1, G + v)
     k0r, k0i = enter(row0, v, DX, E_INVERSE)
@@ -239,7 +275,7 @@ def _sweep_back(row0, row1, sums0, sums1, steps, kept, n, v):
     da0r = da0i = da1r = da1i = zeros(steps)
     db0r = db0i = db1r = db1i = zeros(steps)
     for i in range(n - 1, -1, -1):
-        here = i * 4 * W
+        here = i * 8 * W + first * W
         at = i * STEP_ROWS + v
         u, dy = load(steps, at + U), load(steps, at + Y)
         s0r, s1r = dy + k0r, dy + k1r
