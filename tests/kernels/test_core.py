@@ -116,9 +116,15 @@ def test_threads_follow_torch_and_the_amount_of_work():
         torch.set_num_threads(before)
 
 
+# Forward and backward, at most. All rows of mimo_ssm meet in its states: there is a product of rows
+# before its scan and one behind it, one that sums over them, and what a rate per token adds.
+REGIONS = {"mimo_ssm": (3, 6)}
+
+
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
-def test_each_pass_of_an_op_opens_one_parallel_region(spec, monkeypatch):
+def test_each_pass_of_an_op_opens_few_parallel_regions(spec, monkeypatch):
     """Threads that meet often are slower than none on busy cores."""
+    forward, backward = REGIONS.get(spec.name, (1, 1))
     split, regions = threads.split, []
 
     def counting_split(work, jobs, count):
@@ -131,10 +137,10 @@ def test_each_pass_of_an_op_opens_one_parallel_region(spec, monkeypatch):
         problem = Problem.draw(spec, case, 2, 40, dtype=case.dtypes[1])
         inputs = {name: x.requires_grad_() for name, x in problem.inputs.items()}
         output, _ = spec.op(**inputs, **case.options)
-        assert len(regions) == 1, case.name
+        assert 0 < len(regions) <= forward, case.name
         regions.clear()
         output.backward(problem.output_grad)
-        assert len(regions) == 1, case.name
+        assert 0 < len(regions) <= backward, case.name
         regions.clear()
 
 

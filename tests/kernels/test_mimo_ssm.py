@@ -356,7 +356,8 @@ def test_tokens_at_rate_0_are_not_there(backend, dtype):
     y, state = mimo_ssm(**{**inputs, "rate": rate}, initial_state=h0, **options)
     few = {**inputs, "u": inputs["u"][:, kept], "rate": rate[:, kept]}
     want, want_state = mimo_ssm(**few, initial_state=h0, **options)
-    assert torch.equal(state, want_state)
+    # a product of other rows may sum in another order
+    assert rel_err(state, want_state, time=None) <= 2 * torch.finfo(state.dtype).eps
     assert rel_err(y[:, kept], want) <= 2 * torch.finfo(dtype).eps
     rate = torch.zeros_like(rate)
     _, state = mimo_ssm(**{**inputs, "rate": rate}, initial_state=h0, **options)
