@@ -21,6 +21,7 @@ from seqlib_kernels.ssd import kernels as ssd
 from seqlib_kernels.ssd.arguments import Tensors as SSDTensors
 from seqlib_kernels.ssd.launch import LAUNCH as SSD
 from seqlib_kernels.ssm.diagonal import kernels as diagonal_ssm
+from seqlib_kernels.ssm.diagonal import launch as diagonal_launch
 from seqlib_kernels.ssm.diagonal.arguments import Tensors as DiagonalTensors
 from seqlib_kernels.ssm.diagonal.launch import LAUNCH as DIAGONAL_SSM
 from seqlib_kernels.ssm.mimo import kernels as mimo_ssm
@@ -99,16 +100,17 @@ def _ssd(dtype: torch.dtype, width: int, *, full: bool) -> None:
 
 
 def _diagonal_ssm(dtype: torch.dtype, width: int, *, full: bool, modes: int = 32) -> None:
-    """Both passes, to the left with every option or to the right with none."""
-    H, wide = 256, state_dtype(dtype)
-    u = _meta(1 if full else 2, 256, H, dtype=dtype)
+    """Both passes with every option, to the left and in segments, or with none."""
+    H, T, wide = 256, 8192 if full else 256, state_dtype(dtype)
+    u = _meta(1 if full else 2, T, H, dtype=dtype)
     a, h0 = _meta(H, modes, 2, dtype=F64), _meta(3, H, modes, 2, dtype=wide) if full else None
     D = _meta(H, dtype=wide) if full else None
     given = DiagonalTensors(u, a, a, a, D, h0, _boundaries(full))
-    y, hT, states = diagonal_ssm.forward(given, full, True)
-    diagonal_ssm.backward(y, hT, given, states, full)
-    if not full:  # without states for a backward pass
-        diagonal_ssm.forward(given, full, False)
+    with mock.patch.object(diagonal_launch, "multiprocessors", return_value=1 << 20):
+        y, hT, states = diagonal_ssm.forward(given, full, True)
+        diagonal_ssm.backward(y, hT, given, states, full)
+        if not full:  # without states for a backward pass
+            diagonal_ssm.forward(given, full, False)
 
 
 def _mimo_ssm(dtype: torch.dtype, width: int, *, full: bool, states: int = 128) -> None:

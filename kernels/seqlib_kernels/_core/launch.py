@@ -107,5 +107,13 @@ def device_arch(device: torch.device) -> str:
 
 
 @functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """How many programs a device runs side by side at least; 0 where nothing is ever split."""
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
 def _say_default(arch: str, default: str) -> None:
     logger.warning("no launch rows for %s: those of %s are used", arch, default)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chunks, tiles and warps of the delta rule's Triton kernels; no Triton here."""
 
-import functools
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from .._core.chunks import arithmetic, itemsize, slots
 from .._core.dtypes import state_dtype
-from .._core.launch import INTERPRETER, Launch, LaunchTable
+from .._core.launch import INTERPRETER, Launch, LaunchTable, multiprocessors
 
 MAX_K = 256  # a program holds K rows of the state in registers
 MAX_NH = 64  # the rows of a token lie in one chunk
@@ -121,14 +120,6 @@ class Split:
 
 
 SPLIT = Split(segments=4, chunks=8)  # not yet timed
-
-
-@functools.cache
-def multiprocessors(device: torch.device) -> int:
-    """How many programs a device runs side by side at least; 0 where nothing is ever split."""
-    if device.type != "cuda":
-        return 0
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def segment_chunks(q: Tensor, v: Tensor, num_householder: int, sequences: int) -> int:

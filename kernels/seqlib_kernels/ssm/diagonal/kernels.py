@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ..._core import alloc
 from ..._core.backend import interpreting
+from ..._core.chunks import slots
 from ..._core.dtypes import state_dtype
 from .arguments import Tensors
 from .kernels_gradients import table_gradients
 from .kernels_tables import make_tables, parameter_gradients
 from .kernels_walk import walk
-from .launch import pick, precision
+from .launch import pick, precision, segment_groups
 
 PER = 512  # chunks whose share in the gradients of tables one program sums
 
@@ -23,7 +24,7 @@ PER = 512  # chunks whose share in the gradients of tables one program sums
 class Tables(NamedTuple):
     """What a chunk is multiplied with, see `make_tables`, in the dtype of states.
 
-    lags [H,BT]; write, read [H,BT,2,M]; powers [H,BT+1,2,M]; span [H,2,2,M].
+    lags [H,BT]; write, read [H,BT,2,M]; powers [H,BT+1,2,M]; span, jump [H,2,2,M].
     """
 
     lags: Tensor
@@ -31,6 +32,7 @@ class Tables(NamedTuple):
     read: Tensor
     powers: Tensor
     span: Tensor
+    jump: Tensor | None
 
     def adjoint(self) -> "Tables":
         """Of the walk that takes the gradient of outputs to that of inputs."""
@@ -46,11 +48,13 @@ class _Plan:
             raise TypeError("u must not be float64 on a GPU: use float32, or backend='reference'")
         self.given, self.reverse, self.dtype = given, reverse, state_dtype(u.dtype)
         self.row = pick(u, M)
-        self.T, self.H, self.M, self.BT = u.shape[1], H, M, self.row.tiles["BT"]
+        self.H, self.M, self.BT = H, M, self.row.tiles["BT"]
         self.limits = {"BH": triton.next_power_of_2(H), "BM": max(16, triton.next_power_of_2(M))}
         self.packed = given.cu_seqlens is not None
         self.precision = precision(u.dtype, self.row)
         self.states = given.states_shape(self.BT)
+        self.groups = segment_groups(u, M, given.sequences)
+        self.per = self.groups * (self.row.tiles["R"] - 1)  # chunks of a segment
 
     def empty(self, *shape: int) -> Tensor:
         return alloc.empty(shape, self.given.u, self.dtype)
@@ -68,11 +72,12 @@ class _Plan:
         tables = Tables(
             self.empty(H, BT),
             *(self.empty(H, n, 2, M) for n in (BT, BT, BT + 1, 2)),
+            jump=self.empty(H, 2, 2, M) if self.groups else None,
         )
         if H:
             make_tables[(H,)](
-                given.a, given.b, given.c, given.D, *tables, M=M, SKIP=given.D is not None,
-                **self.options(make_tables, "BT", "R", "BM"),
+                given.a, given.b, given.c, given.D, *tables, self.groups,
+                M=M, SKIP=given.D is not None, **self.options(make_tables, "BT", "R", "BM"),
             )  # fmt: skip
         return tables
 
@@ -80,17 +85,28 @@ class _Plan:
         self, tables: Tables, x: Tensor, h0: Tensor | None, adjoint: bool, save: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs, final states and the states before chunks; of the adjoint, its own."""
-        y, hT = alloc.empty(x.shape, x), self.empty(self.given.sequences, self.H, self.M, 2)
+        given, H = self.given, self.H
+        y, hT = alloc.empty(x.shape, x), self.empty(given.sequences, H, self.M, 2)
         states = self.empty(self.states[0] if save else 0, *self.states[1:])
+        if save and not self.packed:
+            # A few slots stay unused, here the last ones.
+            states[x.shape[0] * triton.cdiv(x.shape[1], self.BT) :].zero_()
         options = self.options(walk, "BT", "R", "BH", "BM")
-        grid = (self.given.sequences * triton.cdiv(self.H, options["BH"]),)
-        if grid[0]:
-            walk[grid](
-                x, *tables, h0, self.given.cu_seqlens, y, hT, states, self.T,
-                H=self.H, M=self.M, PACKED=self.packed, BACKWARDS=self.reverse != adjoint,
-                ADJOINT=adjoint, INITIAL=h0 is not None, KEEP=save, PRECISION=self.precision,
-                **options,
-            )  # fmt: skip
+        pieces, ends, carry = given.sequences, None, hT
+        if self.groups:
+            pieces = slots(x.shape[0], x.shape[1], given.sequences, self.per * self.BT)
+            ends, carry = (self.empty(pieces, H, self.M, 2) for _ in range(2))
+        grid = (pieces * triton.cdiv(H, options["BH"]),)
+        outputs = {False: ends, True: carry} if self.groups else {True: carry}
+        for output, kept in outputs.items():
+            if grid[0]:
+                walk[grid](
+                    x, *tables, h0, ends, given.cu_seqlens, y, hT, kept, states,
+                    given.sequences, x.shape[1], self.per,
+                    H=H, M=self.M, PACKED=self.packed, BACKWARDS=self.reverse != adjoint,
+                    ADJOINT=adjoint, INITIAL=h0 is not None, OUTPUT=output, KEEP=save and output,
+                    PRECISION=self.precision, **options,
+                )  # fmt: skip
         return y, hT, states
 
 
@@ -109,15 +125,15 @@ def backward(
     du, dh0, adjoints = plan.walk(tables.adjoint(), dy, dhT, adjoint=True, save=True)
 
     # Blocks of chunks write their parts apart, and the parts are added in order.
-    H, M, BT, slots = plan.H, plan.M, plan.BT, states.shape[0]
-    splits = triton.cdiv(slots, PER)
+    H, M, BT, count = plan.H, plan.M, plan.BT, states.shape[0]
+    splits = triton.cdiv(count, PER)
     parts = plan.empty(splits, H, BT * (BT + 4 * M) + 2 * M)
     options = plan.options(table_gradients, "BT", "R", "BH", "BM")
     grid = (splits * triton.cdiv(H, options["BH"]), 1 + triton.cdiv(M, options["BM"]))
     if grid[0]:
         table_gradients[grid](
             given.u, dy, states, adjoints, tables.powers, given.cu_seqlens, parts,
-            given.sequences, plan.T, slots, PER, given.sequences.bit_length(),
+            given.sequences, given.u.shape[1], count, PER, given.sequences.bit_length(),
             H=H, M=M, PACKED=plan.packed, BACKWARDS=reverse, PRECISION=plan.precision,
             **options,
         )  # fmt: skip

@@ -13,12 +13,12 @@ from .kernels_tables import plane, product, write_planes
 def sequence_of(cu_seqlens, slot, NS, T, bits, BT: tl.constexpr, PACKED: tl.constexpr):
     """The sequence that owns each slot of a tile: bisection, NS being below 2^bits."""
     i_n = slot * 0
-    last = i_n + NS - 1
+    end = i_n + NS - 1
     for _ in tl.range(0, bits):
-        middle = (i_n + last + 1) // 2
+        middle = (i_n + end + 1) // 2
         found = first_slot(cu_seqlens, middle, T, BT, PACKED) <= slot
         i_n = tl.where(found, middle, i_n)
-        last = tl.where(found, last, middle - 1)
+        end = tl.where(found, end, middle - 1)
     return i_n
 
 
@@ -51,8 +51,8 @@ def table_gradients(
     """U' dY, and for BM modes V' G, dY' X and what a has in the products of a^tokens X with G.
 
     X and G are the states before chunks and the adjoints after them. A program takes BH channels
-    and `per` slots, a multiple of R, and either U' dY or a block of modes. It writes to `parts` [.., H, PART], where
-    these lie one after the other, [BT,BT], [BT,2,M], [BT,2,M] and [2,M].
+    and `per` slots, a multiple of R, and either U' dY or a block of modes. It writes to `parts`
+    [.., H, PART], where these lie one after the other: [BT,BT], [BT,2,M], [BT,2,M] and [2,M].
     """
     PART: tl.constexpr = BT * (BT + 4 * M) + 2 * M
     ACC: tl.constexpr = states.dtype.element_ty

@@ -37,9 +37,16 @@ def write_planes(table, o, m, re, im, M: tl.constexpr):
 
 
 @triton.jit
-def pair(x, o, m):
-    """A row [1, BM] of complex numbers kept as pairs."""
+def load_pair(x, o, m):
+    """Complex numbers kept as pairs."""
     return tl.load(x + 2 * o, mask=m, other=0.0), tl.load(x + 2 * o + 1, mask=m, other=0.0)
+
+
+@triton.jit
+def store_pair(x, o, m, re, im):
+    """Real and imaginary parts as pairs."""
+    tl.store(x + 2 * o, re, mask=m)
+    tl.store(x + 2 * o + 1, im, mask=m)
 
 
 @triton.jit
@@ -58,14 +65,34 @@ def after(p_re, p_im, a_re, a_im, o_k):
 
 
 @triton.jit
+def power(x_re, x_im, n):
+    """x^n"""
+    re, im = x_re, x_im
+    for _ in tl.range(1, n):
+        re, im = product(re, im, x_re, x_im)
+    return re, im
+
+
+@triton.jit
+def write_split(table, o, m, re, im, M: tl.constexpr):
+    """Numbers into four planes: rounded, and what rounding took from them."""
+    write_planes(table, o, m, re, im, M)
+    re -= re.to(table.dtype.element_ty).to(tl.float64)
+    im -= im.to(table.dtype.element_ty).to(tl.float64)
+    write_planes(table, o + 2 * M, m, re, im, M)
+
+
+@triton.jit(do_not_specialize=["groups"])
 def make_tables(
     a, b, c, skip,
-    lags, write, read, powers, span,
+    lags, write, read, powers, span, jump,
+    groups,
     M: tl.constexpr, SKIP: tl.constexpr, BT: tl.constexpr, R: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
     """lags_k = Re(sum c b a^k) + [k = 0] D; write_k = b a^k; read_k = (c a^(k+1))*; powers_k = a^k.
 
-    span is a^((R - 1) BT) as two numbers of the tables' precision. A program takes a channel.
+    span is a^((R - 1) BT), jump its power `groups`, each the sum of two numbers of the tables'
+    precision. A program takes a channel.
     """
     i_h = tl.program_id(0)
     o_k = tl.arange(0, BT)[:, None]
@@ -75,9 +102,9 @@ def make_tables(
     for i_m in tl.range(0, M, BM):
         o_m = i_m + tl.arange(0, BM)[None, :]
         m_m = o_m < M
-        a_re, a_im = pair(a, i_h * M + o_m, m_m)
-        b_re, b_im = pair(b, i_h * M + o_m, m_m)
-        c_re, c_im = pair(c, i_h * M + o_m, m_m)
+        a_re, a_im = load_pair(a, i_h * M + o_m, m_m)
+        b_re, b_im = load_pair(b, i_h * M + o_m, m_m)
+        c_re, c_im = load_pair(c, i_h * M + o_m, m_m)
         p_re, p_im = powers_before(a_re, a_im, o_k)
         p_re, p_im = after(p_re, p_im, a_re, a_im, o_k)
         m = m_m & (o_k < BT)
@@ -91,16 +118,13 @@ def make_tables(
         w_re, w_im = product(p_re, p_im, c_re, c_im)
         write_planes(read, (i_h * BT + o_k) * (2 * M) + o_m, m, w_re, -w_im, M)
 
-        p_re = tl.sum(tl.where(o_k == BT - 1, p_re, 0.0), axis=0, keep_dims=True)
-        p_im = tl.sum(tl.where(o_k == BT - 1, p_im, 0.0), axis=0, keep_dims=True)
-        s_re, s_im = p_re, p_im
-        for _ in tl.static_range(R - 2):
-            s_re, s_im = product(s_re, s_im, p_re, p_im)
-        o_s = i_h * (4 * M) + o_m
-        write_planes(span, o_s, m_m, s_re, s_im, M)
-        s_re -= s_re.to(span.dtype.element_ty).to(tl.float64)
-        s_im -= s_im.to(span.dtype.element_ty).to(tl.float64)
-        write_planes(span, o_s + 2 * M, m_m, s_re, s_im, M)
+        p_re = over_time(tl.where(o_k == BT - 1, p_re, 0.0))
+        p_im = over_time(tl.where(o_k == BT - 1, p_im, 0.0))
+        p_re, p_im = power(p_re, p_im, R - 1)
+        write_split(span, i_h * (4 * M) + o_m, m_m, p_re, p_im, M)
+        if jump is not None:
+            p_re, p_im = power(p_re, p_im, groups)
+            write_split(jump, i_h * (4 * M) + o_m, m_m, p_re, p_im, M)
     tl.store(lags + i_h * BT + tl.arange(0, BT), total.to(lags.dtype.element_ty))
 
 
@@ -144,36 +168,35 @@ def parameter_gradients(
         tl.store(dskip + i_h, first.to(dskip.dtype.element_ty), mask=tl.program_id(1) == 0)
     lag = lag[:, None]
 
-    a_re, a_im = pair(a, i_h * M + o_m, m_m)
-    b_re, b_im = pair(b, i_h * M + o_m, m_m)
-    c_re, c_im = pair(c, i_h * M + o_m, m_m)
+    a_re, a_im = load_pair(a, i_h * M + o_m, m_m)
+    b_re, b_im = load_pair(b, i_h * M + o_m, m_m)
+    c_re, c_im = load_pair(c, i_h * M + o_m, m_m)
     p_re, p_im = powers_before(a_re, a_im, o_k)
     # of b a^k, through write and lags, and of a in it
     g_re = w_re + lag * c_re
     g_im = w_im - lag * c_im
     x_re, x_im = product(g_re, g_im, b_re, -b_im)
     x_re, x_im = product(o_k * x_re, o_k * x_im, p_re, -p_im)
-    da_re += tl.sum(x_re, axis=0, keep_dims=True)
-    da_im += tl.sum(x_im, axis=0, keep_dims=True)
+    da_re += over_time(x_re)
+    da_im += over_time(x_im)
     p_re, p_im = after(p_re, p_im, a_re, a_im, o_k)
     g_re, g_im = product(g_re, g_im, p_re, -p_im)
-    store_pair(db, i_h * M + o_m, m_m, g_re, g_im)
+    store_pair(db, i_h * M + o_m, m_m, over_time(g_re), over_time(g_im))
     # of c a^(k + 1), through read, and of a in it
     x_re, x_im = product(r_re, r_im, c_re, -c_im)
     x_re, x_im = product((o_k + 1) * x_re, (o_k + 1) * x_im, p_re, -p_im)
-    da_re += tl.sum(x_re, axis=0, keep_dims=True)
-    da_im += tl.sum(x_im, axis=0, keep_dims=True)
-    tl.store(da + 2 * (i_h * M + o_m), da_re, mask=m_m)
-    tl.store(da + 2 * (i_h * M + o_m) + 1, da_im, mask=m_m)
+    da_re += over_time(x_re)
+    da_im += over_time(x_im)
+    store_pair(da, i_h * M + o_m, m_m, da_re, da_im)
     g_re, g_im = product(p_re, p_im, a_re, a_im)
     g_re, g_im = product(r_re, r_im, g_re, -g_im)
     # c in the lags multiplies b a^k
     x_re, x_im = product(p_re, p_im, b_re, b_im)
-    store_pair(dc, i_h * M + o_m, m_m, g_re + lag * x_re, g_im - lag * x_im)
+    g_re, g_im = over_time(g_re + lag * x_re), over_time(g_im - lag * x_im)
+    store_pair(dc, i_h * M + o_m, m_m, g_re, g_im)
 
 
 @triton.jit
-def store_pair(x, o, m, re, im):
-    """The sums of re and im over time."""
-    tl.store(x + 2 * o, tl.sum(re, axis=0, keep_dims=True), mask=m)
-    tl.store(x + 2 * o + 1, tl.sum(im, axis=0, keep_dims=True), mask=m)
+def over_time(x):
+    """The sum [1, BM] over rows."""
+    return tl.sum(x, axis=0, keep_dims=True)

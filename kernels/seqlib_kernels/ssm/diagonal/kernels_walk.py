@@ -5,60 +5,84 @@
 import triton
 import triton.language as tl
 
-from ..._core.kernels_chunks import bounds, first_slot
-from .kernels_tables import plane, product, then
+from ..._core.kernels_chunks import bounds, first_slot, locate
+from .kernels_tables import load_pair, plane, product, store_pair, then
 
 
-@triton.jit(do_not_specialize=["T"])
+@triton.jit(do_not_specialize=["NS", "T", "per"])
 def walk(
-    u, lags, write, read, powers, span, h0, cu_seqlens,
-    y, hT, states,
-    T,
+    u, lags, write, read, powers, span, jump, h0, ends, cu_seqlens,
+    y, hT, carry, states,
+    NS, T, per,
     H: tl.constexpr, M: tl.constexpr,
     PACKED: tl.constexpr, BACKWARDS: tl.constexpr, ADJOINT: tl.constexpr,
-    INITIAL: tl.constexpr, KEEP: tl.constexpr,
+    INITIAL: tl.constexpr, OUTPUT: tl.constexpr, KEEP: tl.constexpr,
     BT: tl.constexpr, R: tl.constexpr, BH: tl.constexpr, BM: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Y = U Lags + X Read, where X, the states before chunks, is a scan of V Write.
 
     V is U with each chunk's tokens from its last to its first. Rows are R boundaries of chunks:
-    the first stands for the state that is carried, the last is carried on. What is carried
-    passes through hT: threads read what others wrote only behind a barrier.
+    the first stands for the state that is carried, the last is carried on. It passes through
+    `carry`: threads read what others wrote only behind a barrier.
 
     The adjoint walks the other way over the same chunks, so that its first one may be short.
+
+    A program takes a sequence or, where there is a `jump`, a segment of it, `per` chunks. Without
+    OUTPUT it leaves the state at the end of its segment alone, from zero but in the first. These
+    are the `ends` from which programs with OUTPUT start.
     """
-    ACC: tl.constexpr = hT.dtype.element_ty
+    ACC: tl.constexpr = carry.dtype.element_ty
     STEP: tl.constexpr = -H if BACKWARDS else H
     SIGN: tl.constexpr = -1 if ADJOINT else 1  # the adjoint multiplies by conjugates
     blocks = tl.cdiv(H, BH)
-    i_n = (tl.program_id(0) // blocks).to(tl.int64)
+    i_s = (tl.program_id(0) // blocks).to(tl.int64)
     o_h = tl.program_id(0) % blocks * BH + tl.arange(0, BH)[:, None, None]
     m_h = o_h < H
     o_r = tl.arange(0, R)[None, :, None]
     o_t = tl.arange(0, BT)
     o_m = tl.arange(0, BM)
+    i_n, i_g = i_s, i_s * 0
+    if jump is not None:
+        i_n, i_g = locate(cu_seqlens, i_s, NS, T, per * BT, PACKED)
     start, length = bounds(cu_seqlens, i_n, T, PACKED)
     slot = first_slot(cu_seqlens, i_n, T, BT, PACKED)
     chunks = (length + BT - 1) // BT
     short = 0
     if ADJOINT:
         short = (chunks * BT - length).to(tl.int32)  # what the first chunk lacks
-    p_hT = hT + i_n * H * M * 2
-    o_hm = (tl.reshape(o_h, [BH, 1]) * M + o_m[None, :]) * 2  # [BH, BM]
+    here, end = i_s * 0, chunks
+    if jump is not None:
+        here = i_g * per
+        if OUTPUT:
+            unused = (i_g > 0) & (here >= chunks)
+        else:
+            unused = here + per >= chunks  # no segment starts from its end
+        if unused:
+            return
+        end = tl.minimum(here + per, chunks)
+    p_carry = carry + i_s * H * M * 2
+    o_hm = tl.reshape(o_h, [BH, 1]) * M + o_m[None, :]
     m_c = tl.reshape(m_h, [BH, 1])
 
     for i_m in tl.range(0, M, BM):
         m_hm = m_c & (i_m + o_m < M)[None, :]
-        for part in tl.static_range(2):
-            x = tl.zeros([BH, BM], ACC)
-            if INITIAL:
-                p_h0 = h0 + i_n * H * M * 2
-                x += tl.load(p_h0 + o_hm + 2 * i_m + part, mask=m_hm, other=0.0).to(ACC)
-            tl.store(p_hT + o_hm + 2 * i_m + part, x, mask=m_hm)
+        h_re = tl.zeros([BH, BM], ACC)
+        h_im = h_re
+        if INITIAL:
+            m_h0 = m_hm & (0 * o_hm + i_g == 0)
+            h_re, h_im = load_pair(h0 + i_n * H * M * 2, o_hm + i_m, m_h0)
+        if OUTPUT and jump is not None:
+            o_j = tl.reshape(o_h, [BH, 1]) * (4 * M) + i_m + o_m[None, :]
+            for i in tl.range(0, i_g):
+                e_re, e_im = load_pair(ends + (i_s - i_g + i) * H * M * 2, o_hm + i_m, m_hm)
+                h_re, h_im = stretch(h_re, h_im, jump, o_j, m_hm, SIGN, M)
+                h_re += e_re
+                h_im += e_im
+        store_pair(p_carry, o_hm + i_m, m_hm, h_re, h_im)
     tl.debug_barrier()  # other threads wrote what this one reads
 
-    for i in tl.range(0, tl.maximum(chunks, 1), R - 1, disable_licm=True):
+    for i in tl.range(here, end, R - 1, disable_licm=True):
         lacks = tl.where(i == 0, short, 0)
         first = i * BT - (short - lacks)  # in the order of the walk
         rest = tl.minimum(length - first, R * BT).to(tl.int32)
@@ -89,10 +113,8 @@ def walk(
             a_im = SIGN * plane(powers, o_p, m_k, 1, M)
             a_re, a_im, s_re, s_im = tl.associative_scan((a_re, a_im, s_re, s_im), 1, then)
 
-            o_c = o_hm + 2 * i_m
             m_hm = m_c & m_m[None, :]
-            h_re = tl.load(p_hT + o_c, mask=m_hm, other=0.0)
-            h_im = tl.load(p_hT + o_c + 1, mask=m_hm, other=0.0)
+            h_re, h_im = load_pair(p_carry, o_hm + i_m, m_hm)
             x_re, x_im = product(a_re, a_im, h_re[:, None, :], h_im[:, None, :])
             x_re += s_re
             x_im += s_im
@@ -108,32 +130,43 @@ def walk(
                 tl.store(p_states + o_s, x_re, mask=m_s)
                 tl.store(p_states + o_s + M, x_im, mask=m_s)
 
-            # The multiplier of whole groups in two numbers: rounding it would add up over time.
+            # What multiplies whole groups has two numbers: rounding it would add up over time.
             o_g = tl.reshape(o_h, [BH, 1]) * (4 * M) + i_m + o_m[None, :]
-            g_re, g_im = plane(span, o_g, m_hm, 0, M), SIGN * plane(span, o_g, m_hm, 1, M)
-            e_re, e_im = plane(span, o_g, m_hm, 2, M), SIGN * plane(span, o_g, m_hm, 3, M)
-            g_re = tl.where(whole, g_re, last(a_re, o_r, R))
-            g_im = tl.where(whole, g_im, last(a_im, o_r, R))
-            e_re, e_im = product(e_re, e_im, h_re, h_im)
-            g_re, g_im = product(g_re, g_im, h_re, h_im)
-            g_re += tl.where(whole, e_re, 0.0) + last(s_re, o_r, R)
-            g_im += tl.where(whole, e_im, 0.0) + last(s_im, o_r, R)
+            g_re, g_im = stretch(h_re, h_im, span, o_g, m_hm, SIGN, M)
+            e_re, e_im = product(last(a_re, o_r, R), last(a_im, o_r, R), h_re, h_im)
+            g_re = tl.where(whole, g_re, e_re) + last(s_re, o_r, R)
+            g_im = tl.where(whole, g_im, e_im) + last(s_im, o_r, R)
             tl.debug_barrier()  # everyone has read what is replaced now
-            tl.store(p_hT + o_c, g_re, mask=m_hm)
-            tl.store(p_hT + o_c + 1, g_im, mask=m_hm)
+            store_pair(p_carry, o_hm + i_m, m_hm, g_re, g_im)
 
-            o_k = (o_h * BT + o_t[None, None, :]) * (2 * M) + i_m + o_m[None, :, None]
-            m_k = m_h & m_m[None, :, None]
-            b_y = tl.dot(x_re, plane(read, o_k, m_k, 0, M), b_y, input_precision=PRECISION)
-            b_y = tl.dot(x_im, plane(read, o_k, m_k, 1, M), b_y, input_precision=PRECISION)
+            if OUTPUT:
+                o_k = (o_h * BT + o_t[None, None, :]) * (2 * M) + i_m + o_m[None, :, None]
+                m_k = m_h & m_m[None, :, None]
+                b_y = tl.dot(x_re, plane(read, o_k, m_k, 0, M), b_y, input_precision=PRECISION)
+                b_y = tl.dot(x_im, plane(read, o_k, m_k, 1, M), b_y, input_precision=PRECISION)
         tl.debug_barrier()
-        m_y = (o_t[None, None, :] < tokens) & (o_r < R - 1) & m_h
-        o_y = (begin + o_t[None, None, :]) * STEP + o_h
-        lag = o_t[None, None, :] - o_t[None, :, None]
-        b_lags = tl.load(lags + o_h * BT + lag, mask=(lag >= 0) & m_h, other=0.0)
-        b_u = tl.load(p_u + o_y, mask=m_y, other=0.0).to(ACC)
-        b_y = tl.dot(b_u, b_lags, b_y, input_precision=PRECISION)
-        tl.store(y + row * H + o_y, b_y.to(y.dtype.element_ty), mask=m_y)
+        if OUTPUT:
+            m_y = (o_t[None, None, :] < tokens) & (o_r < R - 1) & m_h
+            o_y = (begin + o_t[None, None, :]) * STEP + o_h
+            lag = o_t[None, None, :] - o_t[None, :, None]
+            b_lags = tl.load(lags + o_h * BT + lag, mask=(lag >= 0) & m_h, other=0.0)
+            b_u = tl.load(p_u + o_y, mask=m_y, other=0.0).to(ACC)
+            b_y = tl.dot(b_u, b_lags, b_y, input_precision=PRECISION)
+            tl.store(y + row * H + o_y, b_y.to(y.dtype.element_ty), mask=m_y)
+    if OUTPUT and jump is not None:
+        for i_m in tl.range(0, M, BM):
+            m_hm = m_c & (i_m + o_m < M)[None, :]
+            h_re, h_im = load_pair(p_carry, o_hm + i_m, m_hm)
+            m_hT = m_hm & (0 * o_hm + end == chunks)
+            store_pair(hT + i_n * H * M * 2, o_hm + i_m, m_hT, h_re, h_im)
+
+
+@triton.jit
+def stretch(h_re, h_im, table, o, m, SIGN: tl.constexpr, M: tl.constexpr):
+    """The product of a state with a number of the table, kept as the sum of two."""
+    x_re, x_im = product(plane(table, o, m, 0, M), SIGN * plane(table, o, m, 1, M), h_re, h_im)
+    y_re, y_im = product(plane(table, o, m, 2, M), SIGN * plane(table, o, m, 3, M), h_re, h_im)
+    return x_re + y_re, x_im + y_im
 
 
 @triton.jit

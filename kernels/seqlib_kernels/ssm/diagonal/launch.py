@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chunks, tiles and warps of the diagonal model's Triton kernels; no Triton here."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from ..._core.backend import interpreting
-from ..._core.launch import INTERPRETER, Launch, LaunchTable
+from ..._core.launch import INTERPRETER, Launch, LaunchTable, multiprocessors
 
 # BT tokens make a chunk; a program walks through R chunks of BH channels at a time, BM modes
 # after one another. The width is M, but kernels loop over blocks of modes: the last row serves
@@ -73,3 +75,35 @@ def precision(dtype: torch.dtype, row: Launch) -> str:
     if interpreting() or amd or dtype == torch.float64:
         return "ieee"
     return "tf32x3" if dtype == torch.float32 else "tf32"
+
+
+class Split(NamedTuple):
+    """When sequences are split into segments that programs walk through side by side.
+
+    Attributes:
+        segments: a split gives the average sequence this many segments or more, because walks
+            before them, without outputs, have to find the states between them.
+        groups: a segment has this many groups of R - 1 chunks or more.
+    """
+
+    segments: int
+    groups: int
+
+
+SPLIT = Split(segments=3, groups=2)  # not yet timed
+
+
+def segment_groups(u: Tensor, modes: int, sequences: int) -> int:
+    """Groups of chunks per segment, or 0 where sequences stay whole: from shapes and the device.
+
+    Sequences are split where programs, one for each of them and block of channels, leave most of
+    the device idle; then into as many segments as fill it once.
+    """
+    processors = multiprocessors(u.device)
+    (B, T, H), tiles = u.shape, pick(u, modes).tiles
+    if processors == 0 or sequences * H == 0:
+        return 0
+    tokens = (tiles["R"] - 1) * tiles["BT"]
+    groups = -(-(B * T // sequences) // tokens)  # of the average sequence
+    segments = min(processors // (sequences * -(-H // tiles["BH"])), groups // SPLIT.groups)
+    return -(-groups // segments) if segments >= SPLIT.segments else 0
