@@ -119,6 +119,18 @@ SPACES: Mapping[str, Space] = {
         width="N",
         small={"H": 2},
     ),
+    "diagonal_ssm": Space(
+        steps=(
+            Step(_pairs("BT", (16, 32), "BM", 16, 32)),
+            Step(_pairs("BH", (4, 8, 16), "num_warps", 4, 8, 16)),
+            _stages("", 1, 2, 3),
+            _warps("make_tables", 2, 4, 8),
+            Step((*_each("num_warps", 4, 8, 16), *_each("BH", 4, 8, 16)), "table_gradients"),
+            _warps("parameter_gradients", 2, 4, 8),
+        ),
+        width="M",
+        small={"H": 10, "M": 5},
+    ),
     "mimo_ssm": Space(
         steps=(
             Step(_pairs("BP", (16, 32, 64), "BH", 32, 64, 128)),

@@ -18,6 +18,10 @@ LAUNCHES = {
         ["forward_sweep", "chunk_outputs"],
         ["both_sweeps", "write_gradients", "group_gradients"],
     ),
+    "diagonal_ssm": (
+        ["make_tables", "walk"],
+        ["make_tables", "walk", "table_gradients", "parameter_gradients"],
+    ),
 }
 each_spec = pytest.mark.parametrize("spec", testing.SPECS, ids=lambda spec: spec.name)
 
