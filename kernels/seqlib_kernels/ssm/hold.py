@@ -55,7 +55,7 @@ def _fwd_impl(A: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
 def _bwd_impl(
     da: Tensor, dgain: Tensor, A: Tensor, step: Tensor, a: Tensor, gain: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """conj is the physical one: compiled graphs run operators without heeding the mark of conj()."""
+    """conj is the physical one: compiled graphs don't heed the mark that conj() leaves."""
     da, dgain, A, a, gain = (_complex(x) for x in (da, dgain, A, a, gain))
     z = step * A
     square = z * z / 4

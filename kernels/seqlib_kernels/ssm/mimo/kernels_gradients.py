@@ -5,7 +5,7 @@
 import triton
 import triton.language as tl
 
-from ..._core.kernels_chunks import inside, row_block, store_rows
+from ..._core.kernels_chunks import inside, row_block
 from ..kernels_pairs import plane, product, write_planes
 from .kernels_walk import chunk_at, project, scan
 
@@ -15,6 +15,14 @@ def before(x, entering, o_t):
     """x_t-1 for x_t [BT, BP], from the state that enters."""
     shifted = tl.gather(x, tl.broadcast_to(tl.maximum(o_t - 1, 0), x.shape), 0)
     return tl.where(o_t == 0, entering[None, :], shifted)
+
+
+@triton.jit
+def store_columns(p, o_c, m_c, i, x, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """Write columns of x as numbers i ... i + BLOCK - 1 of rows at offsets `o_c`."""
+    o = i + tl.arange(0, BLOCK)
+    mask = inside(o, WIDTH, BLOCK)[:, None] & m_c[None, :]
+    tl.store(p + (o[:, None] + o_c[None, :]), x, mask=mask)
 
 
 @triton.jit(do_not_specialize=["NS", "T", "slots", "per"])
@@ -27,7 +35,7 @@ def weight_gradients(
     BT: tl.constexpr, BP: tl.constexpr, BH: tl.constexpr, BK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """S' U and X' dY, and of a the sum of s_t x_t-1*. The states are computed again.
+    """U' S and dY' X, and of a the sum of s_t x_t-1*. The states are computed again.
 
     A program takes `per` chunks, BP states and BH channels.
     """
@@ -44,7 +52,7 @@ def weight_gradients(
     o_t = tl.arange(0, BT)[:, None]
     o_x = tl.arange(0, BT)
 
-    b_re = tl.zeros([BP, BH], ACC)
+    b_re = tl.zeros([BH, BP], ACC)
     b_im, c_re, c_im = b_re, b_re, b_re
     a_re = tl.zeros([BP], ACC)
     a_im = a_re
@@ -56,16 +64,16 @@ def weight_gradients(
         entering = states + i_s * (2 * P)
         x_re, x_im = scan(x_re, x_im, powers, entering, o_t, tokens, o_p, m_p, P, False)
         b_dy = row_block(dy + o_u, o_x * STEP, m_x, i_h, H, BH).to(ACC)
-        c_re = tl.dot(tl.trans(x_re), b_dy, c_re, input_precision=PRECISION)
-        c_im = tl.dot(tl.trans(x_im), b_dy, c_im, input_precision=PRECISION)
+        c_re = tl.dot(tl.trans(b_dy), x_re, c_re, input_precision=PRECISION)
+        c_im = tl.dot(tl.trans(b_dy), x_im, c_im, input_precision=PRECISION)
 
         s_re, s_im = project(dy + o_u, out_of, o_x * STEP, m_x, o_p, m_p, H, P, BK, ACC, PRECISION)
         s_re, s_im = scan(
             s_re, s_im, powers, adjoints + i_s * (2 * P), o_t, tokens, o_p, m_p, P, True
         )  # fmt: skip
         b_u = row_block(u + o_u, o_x * STEP, m_x, i_h, H, BH).to(ACC)
-        b_re = tl.dot(tl.trans(s_re), b_u, b_re, input_precision=PRECISION)
-        b_im = tl.dot(tl.trans(s_im), b_u, b_im, input_precision=PRECISION)
+        b_re = tl.dot(tl.trans(b_u), s_re, b_re, input_precision=PRECISION)
+        b_im = tl.dot(tl.trans(b_u), s_im, b_im, input_precision=PRECISION)
         if dskip is not None:
             d += tl.sum(b_u * b_dy, axis=0)
 
@@ -77,10 +85,10 @@ def weight_gradients(
     o_w = o_p * H
     dinto += i_g * (2 * P * H)
     dout_of += i_g * (2 * P * H)
-    store_rows(dinto, o_w, m_p, i_h, b_re, H, BH)
-    store_rows(dinto + P * H, o_w, m_p, i_h, b_im, H, BH)
-    store_rows(dout_of, o_w, m_p, i_h, c_re, H, BH)
-    store_rows(dout_of + P * H, o_w, m_p, i_h, c_im, H, BH)
+    store_columns(dinto, o_w, m_p, i_h, b_re, H, BH)
+    store_columns(dinto + P * H, o_w, m_p, i_h, b_im, H, BH)
+    store_columns(dout_of, o_w, m_p, i_h, c_re, H, BH)
+    store_columns(dout_of + P * H, o_w, m_p, i_h, c_im, H, BH)
     if i_h == 0:
         write_planes(da, i_g * (2 * P) + o_p, m_p, a_re, a_im, P)
     if i_p == 0:

@@ -45,7 +45,7 @@ LAUNCH = LaunchTable(
             tiles={"BT": 64, "R": 8, "BP": 32, "BH": 128, "BK": 32},
             per_kernel={
                 "chunk_outputs": {"num_warps": 8},
-                "weight_gradients": {"BP": 16, "BH": 64, "BK": 16, "num_warps": 8},
+                "weight_gradients": {"BP": 16, "BH": 32, "BK": 16, "num_warps": 8},
                 "parameter_gradients": {"BP": 16, "BH": 32},
             },
         ),
