@@ -24,8 +24,10 @@ LAUNCHES = {
     ),
     "mimo_ssm": (
         ["make_tables", "chunk_states", "join", "chunk_outputs"],
-        ["make_tables", "chunk_states", "join", "chunk_outputs"]
-        + ["weight_gradients", "parameter_gradients"],
+        [
+            *("make_tables", "chunk_states", "join", "chunk_outputs"),
+            *("weight_gradients", "parameter_gradients"),
+        ],
     ),
     "mimo_ssm: variable": (["_scan"], ["_adjoint"]),
 }
