@@ -2,7 +2,7 @@
 """Launchers of the diagonal model's Triton kernels: two launches forward, four backward."""
 # pyright: reportCallIssue=false, reportIndexIssue=false
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -21,24 +21,6 @@ from .launch import pick, precision, segment_groups
 PER = 512  # chunks whose share in the gradients of tables one program sums
 
 
-class Tables(NamedTuple):
-    """What a chunk is multiplied with, see `make_tables`, in the dtype of states.
-
-    lags [H,BT]; write, read [H,BT,2,M]; powers [H,BT+1,2,M]; span, jump [H,2,2,M].
-    """
-
-    lags: Tensor
-    write: Tensor
-    read: Tensor
-    powers: Tensor
-    span: Tensor
-    jump: Tensor | None
-
-    def adjoint(self) -> "Tables":
-        """Of the walk that takes the gradient of outputs to that of inputs."""
-        return self._replace(write=self.read, read=self.write)
-
-
 class _Plan:
     """What all launches of one call share: sizes, constants, grids."""
 
@@ -49,7 +31,10 @@ class _Plan:
         self.given, self.reverse, self.dtype = given, reverse, state_dtype(u.dtype)
         self.row = pick(u, M)
         self.H, self.M, self.BT = H, M, self.row.tiles["BT"]
-        self.limits = {"BH": triton.next_power_of_2(H), "BM": max(16, triton.next_power_of_2(M))}
+        self.limits = {
+            "BH": max(1, triton.next_power_of_2(H)),
+            "BM": max(16, triton.next_power_of_2(M)),
+        }
         self.packed = given.cu_seqlens is not None
         self.precision = precision(u.dtype, self.row)
         self.states = given.states_shape(self.BT)
@@ -66,45 +51,48 @@ class _Plan:
             options.pop(name)
         return {n: min(x, self.limits.get(n, x)) for n, x in options.items()}
 
-    def tables(self) -> Tables:
-        """Made in float64 and rounded to the dtype of states."""
-        H, M, BT, given = self.H, self.M, self.BT, self.given
-        tables = Tables(
-            self.empty(H, BT),
-            *(self.empty(H, n, 2, M) for n in (BT, BT, BT + 1, 2)),
-            jump=self.empty(H, 2, 2, M) if self.groups else None,
-        )
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """What chunks are multiplied with, and states in float64; see `make_tables`."""
+        H, M, given = self.H, self.M, self.given
+        tables = self.empty(H, self.BT * (1 + 6 * M) + 2 * M)
+        steps = alloc.empty((H, 2, 2, M), given.a)
         if H:
             make_tables[(H,)](
-                given.a, given.b, given.c, given.D, *tables, self.groups,
+                given.a, given.b, given.c, given.D, tables, steps, self.groups,
                 M=M, SKIP=given.D is not None, **self.options(make_tables, "BT", "R", "BM"),
             )  # fmt: skip
-        return tables
+        return tables, steps
 
     def walk(
-        self, tables: Tables, x: Tensor, h0: Tensor | None, adjoint: bool, save: bool
+        self,
+        x: Tensor,
+        tables: Tensor,
+        steps: Tensor,
+        h0: Tensor | None,
+        *,
+        adjoint: bool,
+        save: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs, final states and the states before chunks; of the adjoint, its own."""
-        given, H = self.given, self.H
+        given, H, (B, T) = self.given, self.H, x.shape[:2]
         y, hT = alloc.empty(x.shape, x), self.empty(given.sequences, H, self.M, 2)
         states = self.empty(self.states[0] if save else 0, *self.states[1:])
         if save and not self.packed:
-            # A few slots stay unused, here the last ones.
-            states[x.shape[0] * triton.cdiv(x.shape[1], self.BT) :].zero_()
+            states[B * triton.cdiv(T, self.BT) :].zero_()  # slots without a chunk
         options = self.options(walk, "BT", "R", "BH", "BM")
         pieces, ends, carry = given.sequences, None, hT
         if self.groups:
-            pieces = slots(x.shape[0], x.shape[1], given.sequences, self.per * self.BT)
+            pieces = slots(B, T, given.sequences, self.per * self.BT)
             ends, carry = (self.empty(pieces, H, self.M, 2) for _ in range(2))
         grid = (pieces * triton.cdiv(H, options["BH"]),)
         outputs = {False: ends, True: carry} if self.groups else {True: carry}
         for output, kept in outputs.items():
             if grid[0]:
                 walk[grid](
-                    x, *tables, h0, ends, given.cu_seqlens, y, hT, kept, states,
-                    given.sequences, x.shape[1], self.per,
-                    H=H, M=self.M, PACKED=self.packed, BACKWARDS=self.reverse != adjoint,
-                    ADJOINT=adjoint, INITIAL=h0 is not None, OUTPUT=output, KEEP=save and output,
+                    x, tables, steps, h0, ends, given.cu_seqlens, y, hT, kept, states,
+                    given.sequences, T, self.per, H=H, M=self.M, PACKED=self.packed,
+                    BACKWARDS=self.reverse != adjoint, ADJOINT=adjoint, SPLIT=self.groups > 0,
+                    INITIAL=h0 is not None, OUTPUT=output, KEEP=save and output,
                     PRECISION=self.precision, **options,
                 )  # fmt: skip
         return y, hT, states
@@ -113,7 +101,7 @@ class _Plan:
 def forward(given: Tensors, reverse: bool, save: bool) -> tuple[Tensor, Tensor, Tensor]:
     """y [B,T,H], hT [Nseq,H,M,2] and the states kept for `backward`; see `op.py`."""
     plan = _Plan(given, reverse)
-    return plan.walk(plan.tables(), given.u, given.h0, adjoint=False, save=save)
+    return plan.walk(given.u, *plan.tables(), given.h0, adjoint=False, save=save)
 
 
 def backward(
@@ -121,8 +109,8 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of u, a, b, c, D (or None) and h0; see `op.py`."""
     plan = _Plan(given, reverse)
-    tables = plan.tables()
-    du, dh0, adjoints = plan.walk(tables.adjoint(), dy, dhT, adjoint=True, save=True)
+    tables, steps = plan.tables()
+    du, dh0, adjoints = plan.walk(dy, tables, steps, dhT, adjoint=True, save=True)
 
     # Blocks of chunks write their parts apart, and the parts are added in order.
     H, M, BT, count = plan.H, plan.M, plan.BT, states.shape[0]
@@ -132,7 +120,7 @@ def backward(
     grid = (splits * triton.cdiv(H, options["BH"]), 1 + triton.cdiv(M, options["BM"]))
     if grid[0]:
         table_gradients[grid](
-            given.u, dy, states, adjoints, tables.powers, given.cu_seqlens, parts,
+            given.u, dy, states, adjoints, tables, given.cu_seqlens, parts,
             given.sequences, given.u.shape[1], count, PER, given.sequences.bit_length(),
             H=H, M=M, PACKED=plan.packed, BACKWARDS=reverse, PRECISION=plan.precision,
             **options,

@@ -40,7 +40,7 @@ def chunks_at(
 
 @triton.jit(do_not_specialize=["NS", "T", "slots", "per", "bits"])
 def table_gradients(
-    u, dy, states, adjoints, powers, cu_seqlens,
+    u, dy, states, adjoints, tables, cu_seqlens,
     parts,
     NS, T, slots, per, bits,
     H: tl.constexpr, M: tl.constexpr,
@@ -54,6 +54,8 @@ def table_gradients(
     and `per` slots, a multiple of R, and either U' dY or a block of modes. It writes to `parts`
     [.., H, PART], where these lie one after the other: [BT,BT], [BT,2,M], [BT,2,M] and [2,M].
     """
+    POWERS: tl.constexpr = BT * (1 + 4 * M)
+    SIZE: tl.constexpr = POWERS + (BT + 1) * 2 * M
     PART: tl.constexpr = BT * (BT + 4 * M) + 2 * M
     ACC: tl.constexpr = states.dtype.element_ty
     STEP: tl.constexpr = -H if BACKWARDS else H
@@ -105,8 +107,8 @@ def table_gradients(
             w_im = tl.dot(b_v, g_im, w_im, input_precision=PRECISION)
             # The gradient of a in a^n x is n (a^(n-1) x)* g.
             n = tokens[None, :, None]
-            o_p = (o_h * (BT + 1) + n - 1) * (2 * M) + o_m
-            p_re, p_im = plane(powers, o_p, m_s, 0, M), plane(powers, o_p, m_s, 1, M)
+            o_p = o_h * SIZE + POWERS + (n - 1) * (2 * M) + o_m
+            p_re, p_im = plane(tables, o_p, m_s, 0, M), plane(tables, o_p, m_s, 1, M)
             x_re, x_im = product(x_re, x_im, n * p_re, n * p_im)
             x_re, x_im = product(g_re, g_im, x_re, -x_im)
             a_re += tl.sum(x_re, axis=1)

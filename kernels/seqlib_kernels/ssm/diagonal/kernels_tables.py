@@ -73,59 +73,52 @@ def power(x_re, x_im, n):
     return re, im
 
 
-@triton.jit
-def write_split(table, o, m, re, im, M: tl.constexpr):
-    """Numbers into four planes: rounded, and what rounding took from them."""
-    write_planes(table, o, m, re, im, M)
-    re -= re.to(table.dtype.element_ty).to(tl.float64)
-    im -= im.to(table.dtype.element_ty).to(tl.float64)
-    write_planes(table, o + 2 * M, m, re, im, M)
-
-
 @triton.jit(do_not_specialize=["groups"])
 def make_tables(
     a, b, c, skip,
-    lags, write, read, powers, span, jump,
+    tables, steps,
     groups,
     M: tl.constexpr, SKIP: tl.constexpr, BT: tl.constexpr, R: tl.constexpr, BM: tl.constexpr,
 ):  # fmt: skip
     """lags_k = Re(sum c b a^k) + [k = 0] D; write_k = b a^k; read_k = (c a^(k+1))*; powers_k = a^k.
 
-    span is a^((R - 1) BT), jump its power `groups`, each the sum of two numbers of the tables'
-    precision. A program takes a channel.
+    Of a channel, which a program takes, these lie one after the other in `tables`: [BT], [BT,2,M],
+    [BT,2,M] and [BT+1,2,M]. `steps` [H,2,2,M], in float64, has a^((R - 1) BT) and the power
+    `groups` of it.
     """
+    POWERS: tl.constexpr = BT * (1 + 4 * M)
     i_h = tl.program_id(0)
+    p = tables + i_h * (POWERS + (BT + 1) * 2 * M)
     o_k = tl.arange(0, BT)[:, None]
-    total = tl.zeros([BT], tl.float64)
+    lags = tl.zeros([BT], tl.float64)
     if SKIP:
-        total += tl.where(tl.arange(0, BT) == 0, tl.load(skip + i_h).to(tl.float64), 0.0)
+        lags += tl.where(tl.arange(0, BT) == 0, tl.load(skip + i_h).to(tl.float64), 0.0)
     for i_m in tl.range(0, M, BM):
         o_m = i_m + tl.arange(0, BM)[None, :]
         m_m = o_m < M
+        m = m_m & (o_k < BT)
+        o_p = o_k * (2 * M) + o_m
         a_re, a_im = load_pair(a, i_h * M + o_m, m_m)
         b_re, b_im = load_pair(b, i_h * M + o_m, m_m)
         c_re, c_im = load_pair(c, i_h * M + o_m, m_m)
         p_re, p_im = powers_before(a_re, a_im, o_k)
         p_re, p_im = after(p_re, p_im, a_re, a_im, o_k)
-        m = m_m & (o_k < BT)
-        o_p = (i_h * (BT + 1) + o_k) * (2 * M) + o_m
-        write_planes(powers, o_p, m & (o_k == 0), p_re, p_im, M)
+        write_planes(p + POWERS, o_p, m & (o_k == 0), p_re, p_im, M)
         w_re, w_im = product(p_re, p_im, b_re, b_im)
-        write_planes(write, (i_h * BT + o_k) * (2 * M) + o_m, m, w_re, w_im, M)
-        total += tl.sum(w_re * c_re - w_im * c_im, axis=1)
+        write_planes(p + BT, o_p, m, w_re, w_im, M)
+        lags += tl.sum(w_re * c_re - w_im * c_im, axis=1)
         p_re, p_im = product(p_re, p_im, a_re, a_im)
-        write_planes(powers, o_p + 2 * M, m, p_re, p_im, M)
+        write_planes(p + POWERS + 2 * M, o_p, m, p_re, p_im, M)
         w_re, w_im = product(p_re, p_im, c_re, c_im)
-        write_planes(read, (i_h * BT + o_k) * (2 * M) + o_m, m, w_re, -w_im, M)
+        write_planes(p + BT * (1 + 2 * M), o_p, m, w_re, -w_im, M)
 
         p_re = over_time(tl.where(o_k == BT - 1, p_re, 0.0))
         p_im = over_time(tl.where(o_k == BT - 1, p_im, 0.0))
         p_re, p_im = power(p_re, p_im, R - 1)
-        write_split(span, i_h * (4 * M) + o_m, m_m, p_re, p_im, M)
-        if jump is not None:
-            p_re, p_im = power(p_re, p_im, groups)
-            write_split(jump, i_h * (4 * M) + o_m, m_m, p_re, p_im, M)
-    tl.store(lags + i_h * BT + tl.arange(0, BT), total.to(lags.dtype.element_ty))
+        write_planes(steps, i_h * (4 * M) + o_m, m_m, p_re, p_im, M)
+        p_re, p_im = power(p_re, p_im, groups)
+        write_planes(steps, i_h * (4 * M) + 2 * M + o_m, m_m, p_re, p_im, M)
+    tl.store(p + tl.arange(0, BT), lags.to(tables.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=["splits"])

@@ -11,11 +11,11 @@ from .kernels_tables import load_pair, plane, product, store_pair, then
 
 @triton.jit(do_not_specialize=["NS", "T", "per"])
 def walk(
-    u, lags, write, read, powers, span, jump, h0, ends, cu_seqlens,
+    u, tables, steps, h0, ends, cu_seqlens,
     y, hT, carry, states,
     NS, T, per,
     H: tl.constexpr, M: tl.constexpr,
-    PACKED: tl.constexpr, BACKWARDS: tl.constexpr, ADJOINT: tl.constexpr,
+    PACKED: tl.constexpr, BACKWARDS: tl.constexpr, ADJOINT: tl.constexpr, SPLIT: tl.constexpr,
     INITIAL: tl.constexpr, OUTPUT: tl.constexpr, KEEP: tl.constexpr,
     BT: tl.constexpr, R: tl.constexpr, BH: tl.constexpr, BM: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -26,15 +26,20 @@ def walk(
     the first stands for the state that is carried, the last is carried on. It passes through
     `carry`: threads read what others wrote only behind a barrier.
 
-    The adjoint walks the other way over the same chunks, so that its first one may be short.
+    The adjoint walks the other way over the same chunks, so that its first one may be short. It
+    has Read and Write change places.
 
-    A program takes a sequence or, where there is a `jump`, a segment of it, `per` chunks. Without
+    A program takes a sequence or, with SPLIT, a segment of it, `per` chunks. Without
     OUTPUT it leaves the state at the end of its segment alone, from zero but in the first. These
     are the `ends` from which programs with OUTPUT start.
     """
     ACC: tl.constexpr = carry.dtype.element_ty
     STEP: tl.constexpr = -H if BACKWARDS else H
     SIGN: tl.constexpr = -1 if ADJOINT else 1  # the adjoint multiplies by conjugates
+    WRITE: tl.constexpr = BT * (1 + 2 * M) if ADJOINT else BT
+    READ: tl.constexpr = BT if ADJOINT else BT * (1 + 2 * M)
+    POWERS: tl.constexpr = BT * (1 + 4 * M)
+    SIZE: tl.constexpr = POWERS + (BT + 1) * 2 * M
     blocks = tl.cdiv(H, BH)
     i_s = (tl.program_id(0) // blocks).to(tl.int64)
     o_h = tl.program_id(0) % blocks * BH + tl.arange(0, BH)[:, None, None]
@@ -43,7 +48,7 @@ def walk(
     o_t = tl.arange(0, BT)
     o_m = tl.arange(0, BM)
     i_n, i_g = i_s, i_s * 0
-    if jump is not None:
+    if SPLIT:
         i_n, i_g = locate(cu_seqlens, i_s, NS, T, per * BT, PACKED)
     start, length = bounds(cu_seqlens, i_n, T, PACKED)
     slot = first_slot(cu_seqlens, i_n, T, BT, PACKED)
@@ -52,7 +57,7 @@ def walk(
     if ADJOINT:
         short = (chunks * BT - length).to(tl.int32)  # what the first chunk lacks
     here, end = i_s * 0, chunks
-    if jump is not None:
+    if SPLIT:
         here = i_g * per
         if OUTPUT:
             unused = (i_g > 0) & (here >= chunks)
@@ -72,13 +77,12 @@ def walk(
         if INITIAL:
             m_h0 = m_hm & (0 * o_hm + i_g == 0)
             h_re, h_im = load_pair(h0 + i_n * H * M * 2, o_hm + i_m, m_h0)
-        if OUTPUT and jump is not None:
-            o_j = tl.reshape(o_h, [BH, 1]) * (4 * M) + i_m + o_m[None, :]
+        if OUTPUT and SPLIT:
+            o_j = tl.reshape(o_h, [BH, 1]) * (4 * M) + 2 * M + i_m + o_m[None, :]
             for i in tl.range(0, i_g):
                 e_re, e_im = load_pair(ends + (i_s - i_g + i) * H * M * 2, o_hm + i_m, m_hm)
-                h_re, h_im = stretch(h_re, h_im, jump, o_j, m_hm, SIGN, M)
-                h_re += e_re
-                h_im += e_im
+                x_re, x_im = stretch(h_re, h_im, steps, o_j, m_hm, SIGN, M)
+                h_re, h_im = (x_re + e_re).to(ACC), (x_im + e_im).to(ACC)
         store_pair(p_carry, o_hm + i_m, m_hm, h_re, h_im)
     tl.debug_barrier()  # other threads wrote what this one reads
 
@@ -104,13 +108,13 @@ def walk(
             m_m = i_m + o_m < M
             b_v = tl.load(p_u + o_v, mask=m_v, other=0.0).to(ACC)
             # Columns are modes here, and rows below, where states are read.
-            o_k = (o_h * BT + o_t[None, :, None]) * (2 * M) + i_m + o_m[None, None, :]
+            o_k = o_h * SIZE + WRITE + o_t[None, :, None] * (2 * M) + i_m + o_m[None, None, :]
             m_k = m_h & m_m[None, None, :]
-            s_re = tl.dot(b_v, plane(write, o_k, m_k, 0, M), input_precision=PRECISION)
-            s_im = tl.dot(b_v, plane(write, o_k, m_k, 1, M), input_precision=PRECISION)
-            o_p = (o_h * (BT + 1) + before) * (2 * M) + i_m + o_m[None, None, :]
-            a_re = plane(powers, o_p, m_k, 0, M)
-            a_im = SIGN * plane(powers, o_p, m_k, 1, M)
+            s_re = tl.dot(b_v, plane(tables, o_k, m_k, 0, M), input_precision=PRECISION)
+            s_im = tl.dot(b_v, plane(tables, o_k, m_k, 1, M), input_precision=PRECISION)
+            o_p = o_h * SIZE + POWERS + before * (2 * M) + i_m + o_m[None, None, :]
+            a_re = plane(tables, o_p, m_k, 0, M)
+            a_im = SIGN * plane(tables, o_p, m_k, 1, M)
             a_re, a_im, s_re, s_im = tl.associative_scan((a_re, a_im, s_re, s_im), 1, then)
 
             m_hm = m_c & m_m[None, :]
@@ -130,30 +134,29 @@ def walk(
                 tl.store(p_states + o_s, x_re, mask=m_s)
                 tl.store(p_states + o_s + M, x_im, mask=m_s)
 
-            # What multiplies whole groups has two numbers: rounding it would add up over time.
             o_g = tl.reshape(o_h, [BH, 1]) * (4 * M) + i_m + o_m[None, :]
-            g_re, g_im = stretch(h_re, h_im, span, o_g, m_hm, SIGN, M)
+            g_re, g_im = stretch(h_re, h_im, steps, o_g, m_hm, SIGN, M)
             e_re, e_im = product(last(a_re, o_r, R), last(a_im, o_r, R), h_re, h_im)
             g_re = tl.where(whole, g_re, e_re) + last(s_re, o_r, R)
             g_im = tl.where(whole, g_im, e_im) + last(s_im, o_r, R)
             tl.debug_barrier()  # everyone has read what is replaced now
-            store_pair(p_carry, o_hm + i_m, m_hm, g_re, g_im)
+            store_pair(p_carry, o_hm + i_m, m_hm, g_re.to(ACC), g_im.to(ACC))
 
             if OUTPUT:
-                o_k = (o_h * BT + o_t[None, None, :]) * (2 * M) + i_m + o_m[None, :, None]
+                o_k = o_h * SIZE + READ + o_t[None, None, :] * (2 * M) + i_m + o_m[None, :, None]
                 m_k = m_h & m_m[None, :, None]
-                b_y = tl.dot(x_re, plane(read, o_k, m_k, 0, M), b_y, input_precision=PRECISION)
-                b_y = tl.dot(x_im, plane(read, o_k, m_k, 1, M), b_y, input_precision=PRECISION)
+                b_y = tl.dot(x_re, plane(tables, o_k, m_k, 0, M), b_y, input_precision=PRECISION)
+                b_y = tl.dot(x_im, plane(tables, o_k, m_k, 1, M), b_y, input_precision=PRECISION)
         tl.debug_barrier()
         if OUTPUT:
             m_y = (o_t[None, None, :] < tokens) & (o_r < R - 1) & m_h
             o_y = (begin + o_t[None, None, :]) * STEP + o_h
             lag = o_t[None, None, :] - o_t[None, :, None]
-            b_lags = tl.load(lags + o_h * BT + lag, mask=(lag >= 0) & m_h, other=0.0)
+            b_lags = tl.load(tables + o_h * SIZE + lag, mask=(lag >= 0) & m_h, other=0.0)
             b_u = tl.load(p_u + o_y, mask=m_y, other=0.0).to(ACC)
             b_y = tl.dot(b_u, b_lags, b_y, input_precision=PRECISION)
             tl.store(y + row * H + o_y, b_y.to(y.dtype.element_ty), mask=m_y)
-    if OUTPUT and jump is not None:
+    if OUTPUT and SPLIT:
         for i_m in tl.range(0, M, BM):
             m_hm = m_c & (i_m + o_m < M)[None, :]
             h_re, h_im = load_pair(p_carry, o_hm + i_m, m_hm)
@@ -163,10 +166,9 @@ def walk(
 
 @triton.jit
 def stretch(h_re, h_im, table, o, m, SIGN: tl.constexpr, M: tl.constexpr):
-    """The product of a state with a number of the table, kept as the sum of two."""
-    x_re, x_im = product(plane(table, o, m, 0, M), SIGN * plane(table, o, m, 1, M), h_re, h_im)
-    y_re, y_im = product(plane(table, o, m, 2, M), SIGN * plane(table, o, m, 3, M), h_re, h_im)
-    return x_re + y_re, x_im + y_im
+    """A state times numbers of a table, in float64: rounding these would add up over time."""
+    x_re, x_im = plane(table, o, m, 0, M), SIGN * plane(table, o, m, 1, M)
+    return product(x_re, x_im, h_re.to(tl.float64), h_im.to(tl.float64))
 
 
 @triton.jit
