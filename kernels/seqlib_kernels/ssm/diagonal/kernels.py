@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launchers of the diagonal model's Triton kernels: two launches forward, four backward."""
+"""Launchers of the diagonal model's Triton kernels: two launches forward, four backward.
+
+Either pass has one more where sequences are split into segments.
+"""
 # pyright: reportCallIssue=false, reportIndexIssue=false
 
 from typing import Any
@@ -80,16 +83,16 @@ class _Plan:
         if save and not self.packed:
             states[B * triton.cdiv(T, self.BT) :].zero_()  # slots without a chunk
         options = self.options(walk, "BT", "R", "BH", "BM")
-        pieces, ends, carry = given.sequences, None, hT
+        pieces, ends, walks = given.sequences, None, [(True, hT)]
         if self.groups:
             pieces = slots(B, T, given.sequences, self.per * self.BT)
             ends, carry = (self.empty(pieces, H, self.M, 2) for _ in range(2))
+            walks = [(False, ends), (True, carry)]
         grid = (pieces * triton.cdiv(H, options["BH"]),)
-        outputs = {False: ends, True: carry} if self.groups else {True: carry}
-        for output, kept in outputs.items():
+        for output, carry in walks:
             if grid[0]:
                 walk[grid](
-                    x, tables, steps, h0, ends, given.cu_seqlens, y, hT, kept, states,
+                    x, tables, steps, h0, ends, given.cu_seqlens, y, hT, carry, states,
                     given.sequences, T, self.per, H=H, M=self.M, PACKED=self.packed,
                     BACKWARDS=self.reverse != adjoint, ADJOINT=adjoint, SPLIT=self.groups > 0,
                     INITIAL=h0 is not None, OUTPUT=output, KEEP=save and output,
@@ -129,7 +132,7 @@ def backward(
     dskip = None if given.D is None else alloc.empty(given.D.shape, given.D)
     options = plan.options(parameter_gradients, "BT", "BM")
     if H:
-        parameter_gradients[(H, triton.cdiv(M, options["BM"]))](
+        parameter_gradients[(H, max(1, triton.cdiv(M, options["BM"])))](
             given.a, given.b, given.c, parts, *grads, dskip,
             splits, H=H, M=M, **options,
         )  # fmt: skip

@@ -26,12 +26,12 @@ def walk(
     the first stands for the state that is carried, the last is carried on. It passes through
     `carry`: threads read what others wrote only behind a barrier.
 
-    The adjoint walks the other way over the same chunks, so that its first one may be short. It
-    has Read and Write change places.
+    The adjoint, in which Read and Write change places, walks the other way over the same chunks,
+    so that its first one may be short.
 
-    A program takes a sequence or, with SPLIT, a segment of it, `per` chunks. Without
-    OUTPUT it leaves the state at the end of its segment alone, from zero but in the first. These
-    are the `ends` from which programs with OUTPUT start.
+    A program takes a sequence or, with SPLIT, a segment of it, `per` chunks. Without OUTPUT it
+    leaves the state at the end of its segment alone, from zero but in the first. These are the
+    `ends` from which programs with OUTPUT start.
     """
     ACC: tl.constexpr = carry.dtype.element_ty
     STEP: tl.constexpr = -H if BACKWARDS else H
