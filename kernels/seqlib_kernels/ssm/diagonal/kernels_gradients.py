@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ..._core.kernels_chunks import bounds, first_slot
-from .kernels_tables import plane, product, write_planes
+from ..kernels_pairs import plane, product, write_planes
 
 
 @triton.jit

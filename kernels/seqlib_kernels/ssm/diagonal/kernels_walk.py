@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ..._core.kernels_chunks import bounds, first_slot, locate
-from .kernels_tables import load_pair, plane, product, store_pair, then
+from ..kernels_pairs import load_pair, plane, product, store_pair, then
 
 
 @triton.jit(do_not_specialize=["NS", "T", "per"])
