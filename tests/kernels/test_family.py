@@ -193,6 +193,8 @@ def test_two_pieces_equal_one_call(spec, case, target):
 @each_case
 def test_two_pieces_equal_one_call_bit_for_bit(spec, case, target):
     c = spec.exact_cut[target.backend]
+    if target.backend == "triton" and target.device == "cpu":
+        c = spec.exact_cut.get("interpreter", c)
     problem = draw(spec, case, 2, c + 7, target, dtype=case.dtypes[-1])
     whole = run(problem, target)
     output, state = two_pieces(problem, target, c)

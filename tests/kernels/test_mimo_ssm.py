@@ -167,8 +167,9 @@ def test_packed_lengths(lengths, case):
     check(Problem.draw(SPEC, CASES[case], 1, T, dtype=torch.float32, lengths=lengths))
 
 
-def test_threads_change_nothing_but_sums_over_spans(monkeypatch):
-    problem = Problem.draw(SPEC, CASES["zoh"], 3, 900, {"H": 16, "P": 12}, dtype=torch.float32)
+@pytest.mark.parametrize("case", ["zoh", "variable"])
+def test_threads_change_nothing_but_sums_over_spans(case, monkeypatch):
+    problem = Problem.draw(SPEC, CASES[case], 3, 900, {"H": 16, "P": 12}, dtype=torch.float32)
     want = solve(SPEC.op, problem, backend="cpu")
     monkeypatch.setattr(threads, "count", lambda *_: 3)
     got = solve(SPEC.op, problem, backend="cpu")

@@ -86,6 +86,7 @@ class OpSpec:
         refused_on_gpu: dtypes that the Triton kernels take in the interpreter only.
         exact_cut: by backend, the c for which a sequence cut after any multiple of c tokens, the
             state handed over, gives the result of the whole bit for bit. Missing: close only.
+            "interpreter" where Triton's has smaller tiles than a GPU.
         spoils_chunks: the backends on which a NaN spoils the whole chunk it is in, earlier steps
             included, because zeros of a triangular matrix multiply it.
         tolerance: the measured error bounds in eps where the family's differ from `TOL`.

@@ -96,7 +96,7 @@ class _Plan:
                     given.sequences, T, self.per, H=H, M=self.M, PACKED=self.packed,
                     BACKWARDS=self.reverse != adjoint, ADJOINT=adjoint, SPLIT=self.groups > 0,
                     INITIAL=h0 is not None, OUTPUT=output, KEEP=save and output,
-                    PRECISION=self.precision, **options,
+                    PRECISION=self.precision[0], **options,
                 )  # fmt: skip
         return y, hT, states
 
@@ -125,7 +125,7 @@ def backward(
         table_gradients[grid](
             given.u, dy, states, adjoints, tables, given.cu_seqlens, parts,
             given.sequences, given.u.shape[1], count, PER, given.sequences.bit_length(),
-            H=H, M=M, PACKED=plan.packed, BACKWARDS=reverse, PRECISION=plan.precision,
+            H=H, M=M, PACKED=plan.packed, BACKWARDS=reverse, PRECISION=plan.precision[1],
             **options,
         )  # fmt: skip
     grads = tuple(alloc.empty(x.shape, x) for x in (given.a, given.b, given.c))

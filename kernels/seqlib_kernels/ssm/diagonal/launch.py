@@ -65,16 +65,20 @@ def piece_length(u: Tensor, modes: int) -> int:
     return pick(u, modes).tiles["BT"]
 
 
-def precision(dtype: torch.dtype, row: Launch) -> str:
-    """Triton's `input_precision` of products for inputs of `dtype`.
+def precision(dtype: torch.dtype, row: Launch) -> tuple[str, str]:
+    """Triton's `input_precision` of the walk and of the gradients of tables, by the inputs' dtype.
 
-    Tables and states are float32 whatever the inputs. Three TF32 products keep its bits; beside
-    inputs of 16 bits one is enough. AMD's matrix units and the interpreter multiply float32.
+    Tables and states are float32 whatever the inputs. Three TF32 products keep its bits; one is
+    enough beside bfloat16, and for sums over all tokens beside float16. AMD's matrix units and
+    the interpreter multiply float32.
     """
     amd = torch.version.hip is not None or row.arch.startswith("gfx")
     if interpreting() or amd or dtype == torch.float64:
-        return "ieee"
-    return "tf32x3" if dtype == torch.float32 else "tf32"
+        return "ieee", "ieee"
+    return (
+        "tf32" if dtype == torch.bfloat16 else "tf32x3",
+        "tf32x3" if dtype == torch.float32 else "tf32",
+    )
 
 
 class Split(NamedTuple):

@@ -101,7 +101,7 @@ SPEC = OpSpec(
     tiles=(32,),
     launch=LAUNCH,
     refused_on_gpu=frozenset({torch.float64}),
-    exact_cut={"cpu": 32, "triton": 480},
+    exact_cut={"cpu": 32, "triton": 480, "interpreter": 48},
     spoils_chunks=frozenset({"triton"}),
     # Six multiply-adds forward; nineteen backward, the states of the forward pass among them.
     flops=lambda *size: 12 * _modes(*size),

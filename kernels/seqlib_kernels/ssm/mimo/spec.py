@@ -104,7 +104,7 @@ SPEC = OpSpec(
     tiles=(64, 256),
     launch=LAUNCH,
     launch_itemsize=itemsize,
-    exact_cut={"cpu": 64, "triton": 64},
+    exact_cut={"cpu": 64, "triton": 512, "interpreter": 64},
     # Two products forward; backward the first of them again and four for the gradients.
     flops=lambda *size: 2 * 2 * _products(*size),
     backward_flops=lambda *size: 2 * 5 * _products(*size),
