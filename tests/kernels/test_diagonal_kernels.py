@@ -213,10 +213,12 @@ def test_cpus_split_nothing():
 def test_precision_of_products(monkeypatch):
     monkeypatch.setattr(launch, "interpreting", lambda: False)
     nvidia, amd = (next(r for r in LAUNCH.rows if r.arch == a) for a in ("sm_90", "gfx942"))
-    assert precision(torch.float32, nvidia) == "tf32x3"
-    assert precision(torch.bfloat16, nvidia) == precision(torch.float16, nvidia) == "tf32"
-    assert precision(torch.float32, amd) == precision(torch.bfloat16, amd) == "ieee"
-    assert precision(F64, nvidia) == "ieee"
+    assert precision(torch.float32, nvidia) == ("tf32x3", "tf32x3")
+    assert precision(torch.float16, nvidia) == ("tf32x3", "tf32")
+    assert precision(torch.bfloat16, nvidia) == ("tf32", "tf32")
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        assert precision(dtype, amd) == ("ieee", "ieee")
+    assert precision(F64, nvidia) == ("ieee", "ieee")
 
 
 @pytest.mark.interpret
