@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from .names import check_name
 from .workloads import Workload
 
-OPS = ("linear_scan", "delta_rule", "selective_scan", "ssd", "mimo_ssm")
+OPS = ("linear_scan", "delta_rule", "selective_scan", "ssd", "diagonal_ssm", "mimo_ssm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,11 @@ def _ssd(
     return Workload(op="ssd", case=case, B=B, T=T, dims=dims, dtype=dtype)
 
 
+def _diagonal(B: int, T: int, H: int, dtype: str = "float32") -> Workload:
+    dims = {"H": H, "M": 32}
+    return Workload(op="diagonal_ssm", case="zoh", B=B, T=T, dims=dims, dtype=dtype)
+
+
 def _mimo(B: int, T: int, width: int, dtype: str = "float32") -> Workload:
     dims = {"H": width, "P": width}
     return Workload(op="mimo_ssm", case="zoh", B=B, T=T, dims=dims, dtype=dtype)
@@ -71,6 +76,7 @@ SUITES = {
             _delta(1, 2048, 4, 4, 64, 64),
             _selective(1, 512, 512),
             _ssd(1, 2048, 8),
+            _diagonal(1, 4096, 64),
             _mimo(1, 4096, 64),
         ),
     ),
@@ -96,6 +102,7 @@ SUITES = {
             _ssd(1, 2048, 8),
             _ssd(1, 2048, 24),
             _ssd(1, 2048, 8, case="negative"),
+            *(_diagonal(1, T, 64) for T in (1024, 4096, 16384, 65536)),
             *(_mimo(1, T, width) for width in (64, 128) for T in (1024, 4096, 16384, 65536)),
         ),
     ),
@@ -111,6 +118,7 @@ SUITES = {
             _delta_gpu(4, 2048, 16, 16, "plain"),
             _selective(2, 4096, 4096, dtype="bfloat16"),
             _ssd(2, 4096, 32, dtype="bfloat16"),
+            _diagonal(8, 4096, 256, dtype="bfloat16"),
             _mimo(8, 4096, 128, dtype="bfloat16"),
         ),
     ),
@@ -152,6 +160,9 @@ SUITES = {
             _ssd(8, 2048, 24, dtype="bfloat16"),
             _ssd(1, 32768, 32, dtype="bfloat16"),
             _ssd(2, 4096, 32, case="negative", dtype="bfloat16"),
+            _diagonal(8, 4096, 256),
+            _diagonal(8, 4096, 256, dtype="bfloat16"),
+            _diagonal(1, 65536, 256, dtype="bfloat16"),
             _mimo(8, 4096, 128),
             _mimo(8, 4096, 128, dtype="bfloat16"),
             _mimo(32, 1024, 512, dtype="bfloat16"),

@@ -7,6 +7,8 @@ from ..contender import Contender, ours
 from . import (
     delta_chunkwise,
     delta_loop,
+    diagonal_jax,
+    diagonal_torch,
     fla,
     jax_scan,
     mambapy_scan,
@@ -53,6 +55,11 @@ CONTENDERS: Mapping[str, tuple[Contender, ...]] = {
         *ssd_chunked.CONTENDERS,
         *ssd_transformers.CONTENDERS,
         *ssd_mamba_ssm.CONTENDERS,
+    ),
+    "diagonal_ssm": (
+        *_OURS,
+        *diagonal_torch.CONTENDERS,
+        *diagonal_jax.CONTENDERS,
     ),
     "mimo_ssm": (
         *_OURS,

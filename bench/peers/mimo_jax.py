@@ -26,14 +26,14 @@ def _layer(jax: Any, u: Any, A: Any, B: Any, C: Any, dt: Any, D: Any) -> Any:
     return 2 * (scanned[1] @ C.T).real + D * u
 
 
-class _JaxCall:
-    """The layer on jax arrays, compiled; forward and backward are one compiled whole."""
+class JaxCall:
+    """`layer(jax, u, A, B, C, dt, D)`, compiled; forward and backward are one compiled whole."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, function: Callable[..., Any], problem: Problem) -> None:
         jax: Any = importlib.import_module("jax")
 
         def layer(*arguments: Any) -> Any:
-            return _layer(jax, *arguments)
+            return function(jax, *arguments)
 
         def both(cotangent: Any, *arguments: Any) -> Any:
             y, pull = jax.vjp(layer, *arguments)
@@ -61,6 +61,10 @@ class _JaxCall:
         return Result(self.output(y), {n: self.output(x) for n, x in named})
 
 
+def _prepare(problem: Problem) -> JaxCall:
+    return JaxCall(_layer, problem)
+
+
 def _refuses(problem: Problem) -> str | None:
     return refuses(problem) if problem.workload.dtype == "float32" else "float32 only"
 
@@ -68,7 +72,7 @@ def _refuses(problem: Problem) -> str | None:
 CONTENDERS = (
     Contender(
         name="jax products, associative_scan",
-        prepare=_JaxCall,
+        prepare=_prepare,
         distribution="jax",
         module="jax",
         device="cpu",

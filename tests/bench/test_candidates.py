@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of the search, how a row is changed, and its text."""
 
+import inspect
 from pathlib import Path
 
 import pytest
-import seqlib_kernels
 from seqlib_kernels._core.launch import INTERPRETER, Launch
 
 from bench.candidates import SPACES, Step, around
@@ -47,7 +47,7 @@ def test_searches_are_bounded_and_keep_the_promise_of_exact_cuts(op, row):
 @pytest.mark.parametrize("op", OPS)
 def test_names_in_searches_exist(op):
     space = SPACES[op]
-    folder = Path(seqlib_kernels.__file__).parent / op
+    folder = Path(inspect.getfile(load_spec(op).op)).parent
     source = "".join(path.read_text() for path in folder.glob("kernels*.py"))
     tiles = set(load_spec(op).launch.rows[0].tiles)
     for step in space.steps:

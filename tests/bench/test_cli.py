@@ -17,6 +17,8 @@ SMALL = (
     Workload(op="delta_rule", case="plain", B=1, T=6, dims={"H": 1, "HV": 1, "K": 4, "V": 4}),
     Workload(op="selective_scan", case="plain", B=1, T=6, dims={"D": 4, "N": 2}),
     Workload(op="ssd", case="positive", B=1, T=6, dims={"H": 1, "G": 1, "P": 4, "N": 4}),
+    Workload(op="diagonal_ssm", case="zoh", B=1, T=6, dims={"H": 2, "M": 2}),
+    Workload(op="mimo_ssm", case="zoh", B=1, T=6, dims={"H": 2, "P": 2}),
 )
 
 

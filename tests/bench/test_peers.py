@@ -18,7 +18,14 @@ DELTA = [
 ]
 SELECTIVE = [(case, {"D": 6, "N": 3, "G": 2}) for case in ("plain", "mixer", "grouped")]
 SSD = [(case, {"H": 4, "G": 2, "P": 5, "N": 3}) for case in ("positive", "negative", "alpha")]
-CASES = {"linear_scan": SCAN, "delta_rule": DELTA, "selective_scan": SELECTIVE, "ssd": SSD}
+CASES = {
+    "linear_scan": SCAN,
+    "delta_rule": DELTA,
+    "selective_scan": SELECTIVE,
+    "ssd": SSD,
+    "diagonal_ssm": [("zoh", {"H": 3, "M": 4})],
+    "mimo_ssm": [("zoh", {"H": 3, "P": 4})],
+}
 
 # What some peer can't do; every other case is done by all.
 BEYOND = {"signed", "mixer", "grouped", "negative", "alpha"}
