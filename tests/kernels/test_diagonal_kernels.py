@@ -40,12 +40,11 @@ def check(problem, **options) -> dict[str, torch.Tensor]:
 # Groups of chunks.
 
 
-# Measured, the worst result of all lengths in eps of float64: MEASURE.
 @pytest.mark.interpret
-@pytest.mark.parametrize("T", [11, 12, 13, 15, 16, 23, 24, 25, 28, 37])
+@pytest.mark.parametrize("T", [11, 12, 13, 16, 24, 29])
 def test_lengths_around_groups(T):
     with LAUNCH.forced(ROW):
-        check(Problem.draw(SPEC, CASES["zoh"], 2, T, CASES["zoh"].odd))
+        check(Problem.draw(SPEC, CASES["zoh"], 1, T, {"H": 3, "M": 3}))
 
 
 @pytest.mark.interpret
@@ -63,9 +62,9 @@ def test_blocks_of_modes(M):
 
 
 @pytest.mark.interpret
-@pytest.mark.parametrize(("H", "M"), [(0, 2), (3, 0)])
-def test_no_channels_or_modes(H, M):
-    problem = Problem.draw(SPEC, CASES["zoh"], 2, 5, {"H": H, "M": M})
+@pytest.mark.parametrize(("case", "H", "M"), [("shared", 0, 2), ("zoh", 3, 0)])
+def test_no_channels_or_modes(case, H, M):
+    problem = Problem.draw(SPEC, CASES[case], 2, 5, {"H": H, "M": M})
     got = check(problem)
     assert got["output"].shape == (2, 5, H)
 
@@ -132,13 +131,16 @@ def groups_of(problem) -> int:
 
 
 @pytest.mark.interpret
-@pytest.mark.parametrize("T", [1, 12, 13, 24, 25, 50])
-@pytest.mark.parametrize("case", ["zoh", "bilinear"])
-def test_segments(split, case, T):
-    problem = Problem.draw(SPEC, CASES[case], 2, T)
+@pytest.mark.parametrize("T", [1, 12, 13, 24, 38])
+def test_segments(split, T):
+    problem = Problem.draw(SPEC, CASES["zoh"], 2, T)
     assert groups_of(problem) == 1
     check(problem)
-    check(replace(problem, initial_state=None))
+
+
+@pytest.mark.interpret
+def test_segments_without_initial_state(split):
+    check(Problem.draw(SPEC, CASES["bilinear"], 1, 30, initial_state=False))
 
 
 @pytest.mark.interpret
@@ -159,7 +161,7 @@ def test_segments_of_several_groups(split, monkeypatch):
 
 @pytest.mark.interpret
 def test_segments_both_ways(split):
-    problem = Problem.draw(SPEC, CASES["zoh"], 2, 40)
+    problem = Problem.draw(SPEC, CASES["zoh"], 1, 26)
     inputs = {**problem.inputs, "C": torch.stack((problem.inputs["C"], -problem.inputs["C"]))}
 
     def results(backend):
@@ -173,7 +175,7 @@ def test_segments_both_ways(split):
 
 @pytest.mark.interpret
 def test_whether_sequences_are_split_changes_rounding_alone(split):
-    problem = Problem.draw(SPEC, CASES["shared"], 1, 100, dtype=torch.float32)
+    problem = Problem.draw(SPEC, CASES["shared"], 1, 40, dtype=torch.float32)
     got = check(problem)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "multiprocessors", lambda device: 0)
