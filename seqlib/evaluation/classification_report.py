@@ -62,7 +62,7 @@ def classification_screen(runs: Iterable[ClassifiedRun]) -> list[Table]:
     """The same tables for a terminal."""
     tables = []
     for group in _by_task(runs).values():
-        table = Table(*HEADER, title=_caption(group))
+        table = Table(*HEADER, title=_caption(group), pad_edge=False)  # fits into 80 columns
         for row in _rows(group):
             table.add_row(*row)
         tables.append(table)
