@@ -92,27 +92,27 @@ def table_gradients(
             o_u, tokens = chunks_at(slot, slots, cu_seqlens, NS, T, bits, H, PACKED, BACKWARDS, BT)
             m_s = (tokens > 0)[None, :, None] & m_m
             o_s = (slot[None, :, None] * H + o_h) * (2 * M) + o_m
+            x_re, x_im = plane(states, o_s, m_s, 0, M), plane(states, o_s, m_s, 1, M)
+            g_re, g_im = plane(adjoints, o_s, m_s, 0, M), plane(adjoints, o_s, m_s, 1, M)
+            # The gradient of a in a^n x is n (a^(n-1) x)* g.
+            n = tokens[None, :, None]
+            o_p = o_h * SIZE + POWERS + (n - 1) * (2 * M) + o_m
+            p_re, p_im = plane(tables, o_p, m_s, 0, M), plane(tables, o_p, m_s, 1, M)
+            p_re, p_im = product(x_re, x_im, n * p_re, n * p_im)
+            p_re, p_im = product(g_re, g_im, p_re, -p_im)
+            a_re += tl.sum(p_re, axis=1)
+            a_im += tl.sum(p_im, axis=1)
             # Rows are tokens, columns chunks.
             m_u = (o_j < tokens[None, None, :]) & m_h
             p_dy = dy + o_u[None, None, :] + o_h
-            x_re, x_im = plane(states, o_s, m_s, 0, M), plane(states, o_s, m_s, 1, M)
             b_r = tl.load(p_dy + o_j * STEP, mask=m_u, other=0.0).to(ACC)
             r_re = tl.dot(b_r, x_re, r_re, input_precision=PRECISION)
             r_im = tl.dot(b_r, x_im, r_im, input_precision=PRECISION)
             p_v = u + o_u[None, None, :] + o_h
             o_v = (tokens[None, None, :] - 1 - o_j) * STEP
-            g_re, g_im = plane(adjoints, o_s, m_s, 0, M), plane(adjoints, o_s, m_s, 1, M)
             b_v = tl.load(p_v + o_v, mask=m_u, other=0.0).to(ACC)
             w_re = tl.dot(b_v, g_re, w_re, input_precision=PRECISION)
             w_im = tl.dot(b_v, g_im, w_im, input_precision=PRECISION)
-            # The gradient of a in a^n x is n (a^(n-1) x)* g.
-            n = tokens[None, :, None]
-            o_p = o_h * SIZE + POWERS + (n - 1) * (2 * M) + o_m
-            p_re, p_im = plane(tables, o_p, m_s, 0, M), plane(tables, o_p, m_s, 1, M)
-            x_re, x_im = product(x_re, x_im, n * p_re, n * p_im)
-            x_re, x_im = product(g_re, g_im, x_re, -x_im)
-            a_re += tl.sum(x_re, axis=1)
-            a_im += tl.sum(x_im, axis=1)
         o_w = o_part + BT * BT + o_j * (2 * M) + o_m
         m_w = m_m & (o_j < BT)
         write_planes(parts, o_w, m_w, w_re, w_im, M)

@@ -33,8 +33,9 @@ LAUNCH = LaunchTable(
             arch="sm_90",
             itemsize=4,
             width=1 << 30,
-            tiles={"BT": 32, "R": 16, "BH": 8, "BM": 16},
-            num_warps=16,
+            tiles={"BT": 32, "R": 16, "BH": 4, "BM": 16},
+            num_warps=8,
+            per_kernel={"table_gradients": {"num_warps": 4}},
         ),
         Launch(
             arch="gfx942",
