@@ -84,6 +84,18 @@ def test_split_runs_side_by_side():
     threads.split(lambda i, j: barrier.wait(), 2, 2)
 
 
+def test_split_does_itself_what_no_thread_begins():
+    gate, pool, seen = threading.Event(), threads._pool(os.getpid()), []
+    busy = [pool.submit(gate.wait, 20) for _ in range(os.cpu_count() or 1)]
+    try:
+        threads.split(lambda i, j: seen.extend(range(i, j)), 5, 3)
+        assert seen == [0, 1, 2, 3, 4]
+    finally:
+        gate.set()
+        for other in busy:
+            other.result()
+
+
 def test_split_passes_errors_on():
     def work(first, last):
         if last == 4:

@@ -28,10 +28,16 @@ def split(work: Callable[[int, int], None], jobs: int, threads: int) -> None:
             work(0, jobs)
         return
     edges = [jobs * i // threads for i in range(threads + 1)]
-    others = [_pool(os.getpid()).submit(work, i, j) for i, j in pairwise(edges[1:])]
+    pieces = list(pairwise(edges))[1:]
+    others = [_pool(os.getpid()).submit(work, *piece) for piece in pieces]
     work(0, edges[1])
-    for other in others:
-        other.result()
+    for other, piece in zip(others, pieces, strict=True):
+        # On a busy machine another thread may get no core for milliseconds: what nobody has begun
+        # is done here.
+        if other.cancel():
+            work(*piece)
+        else:
+            other.result()
 
 
 @functools.cache

@@ -87,8 +87,8 @@ class _Steps:
     more: tuple[Tensor, ...] = ()
 
     def __init__(self, given: Tensors) -> None:
-        a = _lanes(given.a).view(-1, GROUP)
-        self.table = torch.cat((a, torch.zeros_like(a)), 1)[None].numpy()
+        a = _lanes(given.a.numpy()).reshape(_wide(given) // GROUP, GROUP)
+        self.table = np.concatenate((a, np.zeros_like(a)), 1)[None]
 
     def spread(self, V: np.ndarray, W: np.ndarray, r0: int, r1: int) -> None:
         """Multipliers of the rows [r0, r1), and what enters the scan from what was projected."""
@@ -97,6 +97,7 @@ class _Steps:
         """Gradients of the multipliers, and in G of what was projected."""
 
     def gradient(self) -> np.ndarray:
+        """That of what is in the place of `a`, by groups."""
         return self.table[0, :, GROUP:]
 
 
@@ -105,7 +106,7 @@ class _StepsOfTokens(_Steps):
 
     def __init__(self, given: Tensors, walk: "_Walk", rate: Rate) -> None:
         self.walk, self.zoh, self.rate = walk, rate.zoh, rate.of_tokens.flatten().numpy()
-        self.z = _lanes(given.a).view(-1, GROUP).numpy()
+        self.z = _lanes(given.a.numpy()).reshape(_wide(given) // GROUP, GROUP)
         self.table = np.empty((walk.most_rows, len(self.z), 2 * GROUP))
         self.parts = np.zeros((-(-len(self.table) // TILE), *self.z.shape))
         self.total = np.zeros_like(self.z)
@@ -137,7 +138,7 @@ class _Walk:
         self.rows, self.reverse = batch * T, reverse
         self.bounds = bounds_of(given.cu_seqlens, batch, T)
         self.threads = threads.count(self.rows * H * _wide(given) // 16)
-        self.dtype = state_dtype(given.u.dtype)
+        self.dtype = _dtype(given)
         self.span = KEEP if self.threads == 1 else 4 * KEEP * self.threads
         self.most_rows = -(-min(2 * self.span, self.rows) // TILE) * TILE
 
@@ -157,17 +158,25 @@ class _Walk:
 
     def work(self, size: int) -> np.ndarray:
         """A work array for rows of so many numbers."""
-        shape = (self.most_rows, _stride(size, self.dtype))
-        return torch.empty(shape, dtype=self.dtype).numpy()
+        return np.empty((self.most_rows, _stride(size, self.dtype)), self.dtype)
 
-    def weights(self, W: Tensor) -> np.ndarray:
+    def weights(self, W: np.ndarray) -> np.ndarray:
         """A matrix as the products read it."""
-        padded = torch.zeros((W.shape[0], _stride(W.shape[1], self.dtype)), dtype=self.dtype)
+        padded = np.zeros((W.shape[0], _stride(W.shape[1], self.dtype)), self.dtype)
         padded[:, : W.shape[1]] = W
-        return padded.numpy()
+        return padded
 
 
-def _stride(size: int, dtype: torch.dtype) -> int:
+# What follows is small, and NumPy's: torch would start its threads for it, whose barriers take
+# milliseconds on a busy machine.
+
+
+def _dtype(given: Tensors) -> np.dtype:
+    """That of states and work arrays."""
+    return np.dtype(str(state_dtype(given.u.dtype)).removeprefix("torch."))
+
+
+def _stride(size: int, dtype: np.dtype) -> int:
     """The length of rows: whole tiles, and an odd number of vectors, see `product_columns`."""
     vector = VECTOR_BYTES // dtype.itemsize
     return ((-(-size // WIDTH) * WIDTH // vector) | 1) * vector
@@ -178,28 +187,34 @@ def _wide(given: Tensors) -> int:
     return -(-given.a.shape[0] // LANES) * GROUP
 
 
-def _lanes(x: Tensor) -> Tensor:
+def _lanes(x: np.ndarray) -> np.ndarray:
     """Pairs [..., P, 2] as rows [..., wide]."""
-    x = torch.nn.functional.pad(x, (0, 0, 0, -x.shape[-2] % LANES))
-    return x.unflatten(-2, (-1, LANES)).transpose(-1, -2).flatten(-3)
+    *more, P, _ = x.shape
+    groups = -(-P // LANES)
+    padded = np.zeros((*more, groups * LANES, 2), x.dtype)
+    padded[..., :P, :] = x
+    turned = padded.reshape(*more, groups, LANES, 2).swapaxes(-1, -2)
+    return turned.reshape(*more, groups * GROUP)
 
 
 def _pairs(x: np.ndarray, given: Tensors) -> Tensor:
     """Rows [..., wide] as pairs [..., P, 2]."""
-    pairs = torch.from_numpy(x).unflatten(-1, (-1, 2, LANES)).transpose(-1, -2).flatten(-3, -2)
-    return pairs[..., : given.a.shape[0], :].contiguous()
+    *more, wide = x.shape
+    turned = x.reshape(*more, wide // GROUP, 2, LANES).swapaxes(-1, -2)
+    pairs = turned.reshape(*more, wide // 2, 2)[..., : given.a.shape[0], :]
+    return torch.from_numpy(np.ascontiguousarray(pairs))
 
 
 def _boundary(x: Tensor | None, given: Tensors) -> np.ndarray:
     """States [Nseq,P,2] at one end of the sequences, or zeros, as rows [Nseq, wide]."""
     if x is None:
-        x = given.u.new_zeros(given.state_shape, dtype=state_dtype(given.u.dtype))
-    return _lanes(x).numpy()
+        return np.zeros((given.sequences, _wide(given)), _dtype(given))
+    return _lanes(x.numpy())
 
 
-def _matrices(given: Tensors) -> tuple[Tensor, Tensor, np.ndarray]:
+def _matrices(given: Tensors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What turns u into states and, transposed, states into y, [H, wide]; and the factors D."""
-    dtype = state_dtype(given.u.dtype)
-    D = given.u.new_zeros(given.u.shape[2], dtype=dtype) if given.D is None else given.D.to(dtype)
-    into, out_of = given.B.to(dtype).movedim(0, 1), conj(given.C.to(dtype))
-    return _lanes(into), _lanes(out_of), D.numpy()
+    dtype = _dtype(given)
+    B, C = (x.numpy().astype(dtype) for x in (given.B, given.C))
+    D = np.zeros(given.u.shape[2], dtype) if given.D is None else given.D.numpy().astype(dtype)
+    return _lanes(B.swapaxes(0, 1)), _lanes(C * np.array((1, -1), dtype)), D
