@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from seqlib.models import SeqLMForCausalLM
 from seqlib.training import trainer as trainer_module
 
 spec = importlib.util.spec_from_file_location("tiny_run", Path(__file__).with_name("tiny_run.py"))
@@ -46,13 +47,21 @@ def main():
     if kind == "fsdp":
         tiny_run.SeqTrainer = ShardsOnCpu
     plain = tiny_run.train(out / "plain", *words, network=tiny_run.recurrent_model())
-    whole = tiny_run.train(out / "whole", *words)
-    tiny_run.train(out / "cut", *words, callbacks=[StopAfter(7)])
-    resumed = tiny_run.train(out / "cut", *words)
+
+    def dropping() -> SeqLMForCausalLM:
+        return tiny_run.recurrent_model(dropout=0.2)
+
+    whole = tiny_run.train(out / "whole", *words, network=dropping())
+    tiny_run.train(out / "cut", *words, network=dropping(), callbacks=[StopAfter(7)])
+    resumed = tiny_run.train(out / "cut", *words, network=dropping())
     plain.save_model(str(out / "saved"))
     if plain.is_world_process_zero():
         found = {
             "fsdp": plain.is_fsdp_enabled,
+            "groups": [
+                [group["initial_lr"], group["weight_decay"], len(group["params"])]
+                for group in plain.optimizer.param_groups
+            ],
             "plain": list(tiny_run.losses(plain).values()),
             "whole": list(tiny_run.losses(whole).values()),
             "resumed": list(tiny_run.losses(resumed).values()),

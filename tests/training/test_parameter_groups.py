@@ -67,7 +67,7 @@ def test_every_parameter_has_the_options_of_its_tag(tiny, network, tmp_path):
 
 
 def test_models_without_rates_have_the_two_groups_of_transformers(tiny, tmp_path):
-    trainer = tiny.train(tmp_path, "--max_steps=1", network=tiny.recurrent_model())
+    trainer = tiny.train(tmp_path, "--max_steps=1", network=tiny.model())
     first, second = trainer.optimizer.param_groups
     assert first["weight_decay"] == 0.1
     assert second["weight_decay"] == 0

@@ -33,7 +33,7 @@ class Tokens(Dataset):
 
 
 def model(hidden_size: int = 16) -> LlamaForCausalLM:
-    """With dropout, which this project's models have none of: a resume must restore its draws."""
+    """With dropout: a resume must restore its draws."""
     torch.manual_seed(0)
     return LlamaForCausalLM(
         LlamaConfig(
@@ -48,18 +48,19 @@ def model(hidden_size: int = 16) -> LlamaForCausalLM:
     )
 
 
-def recurrent_model() -> SeqLMForCausalLM:
-    """This project's, a recurrence with a decay and attention; without dropout."""
+def recurrent_model(dropout: float = 0.0) -> SeqLMForCausalLM:
+    """This project's: a recurrence, attention, and a layer with learning rates of its own."""
     torch.manual_seed(0)
     return SeqLMForCausalLM(
         SeqLMConfig(
             vocab_size=VOCAB,
             hidden_size=16,
             intermediate_size=32,
-            block_types=["gated_delta_net", "full_attention"],
+            block_types=["gated_delta_net", "full_attention", "s5"],
             mixer_kwargs={
                 "gated_delta_net": {"num_heads": 2, "head_dim": 8},
                 "full_attention": {"num_heads": 2},
+                "s5": {"d_state": 4, "init": "legs", "dropout": dropout},
             },
         )
     )
