@@ -12,7 +12,8 @@ MODES: tuple[str, ...] = get_args(Mode)
 def choose(mode: str, backend: str, u: Tensor, modes: int) -> str:
     """What runs `mode` on `backend`: "convolution", "chunked", "cpu" or "triton".
 
-    The Triton kernels walk through time in chunks, which is both of the forms with a state.
+    The Triton kernels walk through time in chunks, which is both of the forms with a state. "auto"
+    on CPUs is the recurrence at every size: README.md has the times beside the convolution's.
     """
     if mode == "convolution":
         return mode
