@@ -24,7 +24,8 @@ def solve(problem: Problem) -> Result:
     """Output and gradients of the reference, from float64 copies of the rounded inputs.
 
     Long sequences run in segments that the backward pass computes again: memory grows with
-    SEGMENT and with the states between segments, not with all steps.
+    SEGMENT and with the states between segments, not with all steps. Only where nothing can be
+    handed over they run whole.
     """
     leaves = {
         name: x.to(torch.promote_types(x.dtype, torch.float64)).requires_grad_()
@@ -32,15 +33,16 @@ def solve(problem: Problem) -> Result:
     }
     names, T = list(leaves), problem.workload.T
     outputs, state = [], None
-    for first in range(0, T, SEGMENT):
-        piece = problem.case.tokens(leaves, first, min(first + SEGMENT, T)).values()
+    segment = T if problem.case.stateless else SEGMENT
+    for first in range(0, T, segment):
+        piece = problem.case.tokens(leaves, first, min(first + segment, T)).values()
 
         def run(state: Tensor | None, *tensors: Tensor) -> tuple[Tensor, Tensor | None]:
+            handed = {"initial_state": state, "return_final_state": True}
             return problem.spec.reference(
                 **dict(zip(names, tensors, strict=True)),
                 **problem.case.options,
-                initial_state=state,
-                return_final_state=True,
+                **({} if problem.case.stateless else handed),
             )
 
         output, state = checkpoint(  # pyright: ignore[reportGeneralTypeIssues]

@@ -81,7 +81,7 @@ class Problem:
     initial_state: Tensor | None
     cu_seqlens: Tensor | None
     output_grad: Tensor
-    state_grad: Tensor
+    state_grad: Tensor | None
 
     @classmethod
     def draw(
@@ -120,7 +120,7 @@ class Problem:
         def normal(shape: Iterable[int], dtype: torch.dtype) -> Tensor:
             return torch.randn(tuple(shape), dtype=wide, generator=generator).to(dtype).to(device)
 
-        state = spec.state_shape(N, dims)
+        state = None if case.stateless else spec.state_shape(N, dims)
         kept = state_dtype(dtype)
         output = _output_shape(spec, case, B, T, dims, inputs)
         return cls(
@@ -128,10 +128,10 @@ class Problem:
             case,
             dims,
             {n: x.to(device) for n, x in inputs.items()},
-            normal(state, kept) if initial_state else None,
+            normal(state, kept) if state is not None and initial_state else None,
             cu_seqlens,
             normal(output, dtype),
-            normal(state, kept),
+            None if state is None else normal(state, kept),
         )
 
     @property
@@ -174,17 +174,18 @@ def solve(function: Callable[..., Any], problem: Problem, **options: Any) -> dic
     h0 = problem.initial_state
     state = {} if h0 is None else {"initial_state": h0.detach().requires_grad_()}
     packed = {} if problem.cu_seqlens is None else {"cu_seqlens": problem.cu_seqlens}
+    asked = {} if problem.case.stateless else {"return_final_state": True}
     output, final_state = function(
-        **inputs, **state, **packed, **problem.case.options, return_final_state=True, **options
+        **inputs, **state, **packed, **problem.case.options, **asked, **options
     )
     leaves = {**inputs, **state}
-    grads = torch.autograd.grad(
-        (output, final_state),
-        tuple(leaves.values()),
-        (problem.output_grad, problem.state_grad),
-        materialize_grads=True,
-    )
     result = {"output": output, "final_state": final_state}
+    if problem.case.stateless:
+        del result["final_state"]
+    output_grads = (problem.output_grad, problem.state_grad)[: len(result)]
+    grads = torch.autograd.grad(
+        tuple(result.values()), tuple(leaves.values()), output_grads, materialize_grads=True
+    )
     result |= {f"d_{n}": g for n, g in zip(leaves, grads, strict=True)}
     return {n: x.detach() for n, x in result.items()}
 

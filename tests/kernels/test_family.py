@@ -48,6 +48,9 @@ EXTREMES = [
 ]
 target = pytest.mark.parametrize("target", TARGETS)
 each_case = pytest.mark.parametrize(("spec", "case"), CASES)
+each_case_with_a_state = pytest.mark.parametrize(
+    ("spec", "case"), [param for param in CASES if not param.values[1].stateless]
+)
 
 
 def draw(spec, case, B, T, target, **options) -> Problem:
@@ -97,14 +100,14 @@ def test_outputs_and_gradients(spec, case, dtype, target):
 
 
 @target
-@each_case
+@each_case_with_a_state
 def test_without_initial_state(spec, case, target):
     problem = draw(spec, case, 2, 5, target, dtype=single(case), initial_state=False)
     assert_close(run(problem, target), oracle(problem), problem)
 
 
 @target
-@each_case
+@each_case_with_a_state
 def test_final_state_unused(spec, case, target):
     problem = draw(spec, case, 2, 5, target, dtype=single(case))
     unused = replace(problem, state_grad=torch.zeros_like(problem.state_grad))
@@ -120,7 +123,7 @@ def test_final_state_unused(spec, case, target):
 
 
 @target
-@each_case
+@each_case_with_a_state
 def test_only_the_final_state_used(spec, case, target):
     problem = draw(spec, case, 2, 5, target, dtype=single(case))
     unused = replace(problem, output_grad=torch.zeros_like(problem.output_grad))
@@ -145,12 +148,15 @@ def test_only_the_final_state_used(spec, case, target):
 @each_case
 def test_gradcheck(spec, case, target):
     problem = draw(spec, case, 2, 5, target)
-    names = [*problem.inputs, "initial_state"]
-    leaves = [x.clone().requires_grad_() for x in (*problem.inputs.values(), problem.initial_state)]
+    named, asked = dict(problem.inputs), {}
+    if not case.stateless:
+        named["initial_state"], asked["return_final_state"] = problem.initial_state, True
+    leaves = [x.clone().requires_grad_() for x in named.values()]
 
     def function(*tensors):
-        arguments = dict(zip(names, tensors, strict=True))
-        return spec.op(**arguments, **case.options, return_final_state=True, backend=target.backend)
+        arguments = dict(zip(named, tensors, strict=True))
+        results = spec.op(**arguments, **case.options, **asked, backend=target.backend)
+        return [x for x in results if x is not None]
 
     assert torch.autograd.gradcheck(function, leaves, atol=1e-6, fast_mode=interpreting())
 
@@ -178,7 +184,7 @@ def two_pieces(problem, target, at) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @target
-@each_case
+@each_case_with_a_state
 def test_two_pieces_equal_one_call(spec, case, target):
     T = long_length(spec, target)
     problem = draw(spec, case, 2, T, target, dtype=single(case))
@@ -190,7 +196,7 @@ def test_two_pieces_equal_one_call(spec, case, target):
 
 
 @target
-@each_case
+@each_case_with_a_state
 def test_two_pieces_equal_one_call_bit_for_bit(spec, case, target):
     c = spec.exact_cut[target.backend]
     if target.backend == "triton" and target.device == "cpu":
@@ -205,7 +211,9 @@ def test_two_pieces_equal_one_call_bit_for_bit(spec, case, target):
 # 5. The step form equals the sequence form.
 
 
-@pytest.mark.parametrize(("spec", "case", "dtype"), DTYPES)
+@pytest.mark.parametrize(
+    ("spec", "case", "dtype"), [param for param in DTYPES if not param.values[1].stateless]
+)
 def test_steps_equal_the_sequence(spec, case, dtype):
     problem = Problem.draw(spec, case, 2, 7, case.odd, dtype=dtype)
     options = {n: v for n, v in case.options.items() if n != "reverse"}
@@ -224,7 +232,7 @@ def test_steps_equal_the_sequence(spec, case, dtype):
 
 
 @target
-@each_case
+@each_case_with_a_state
 def test_causality(spec, case, target):
     T = long_length(spec, target)
     problem = draw(spec, case, 2, T, target, dtype=single(case))
@@ -252,7 +260,7 @@ def test_lengths(spec, case, target):
         problem = draw(spec, case, 2, T, target, dtype=single(case))
         got, want = run(problem, target), oracle(problem)
         assert_close(got, want, problem)
-        if T == 0:
+        if T == 0 and not case.stateless:
             assert torch.equal(got["final_state"], problem.initial_state)
 
 
@@ -285,13 +293,12 @@ def test_strided_inputs(spec, case, target):
     def expanded(x):
         return x[:1].expand_as(x)
 
+    state = ("initial_state", "state_grad") if not case.stateless else ()
     for change in (strided, transposed):
         changed = replace(
             problem,
             inputs={n: change(x) for n, x in problem.inputs.items()},
-            initial_state=change(problem.initial_state),
-            output_grad=change(problem.output_grad),
-            state_grad=change(problem.state_grad),
+            **{n: change(getattr(problem, n)) for n in ("output_grad", *state)},
         )
         got = run(changed, target)
         assert all(torch.equal(got[n], want[n]) for n in want)
@@ -330,7 +337,7 @@ def test_nan_passes_through(spec, case, target):
             continue
         assert output[0, seen].isnan().any(-1).any(), f"a NaN in {name} vanished"
         assert not output[1].isnan().any(), f"a NaN in {name} reached another sequence"
-        if target.backend in spec.spoils_chunks:
+        if case.stateless or target.backend in spec.spoils_chunks:
             continue
         clean = slice(3, T) if reverse else slice(0, 2)
         assert not output[0, clean].isnan().any(), f"a NaN in {name} reached earlier steps"
@@ -424,7 +431,12 @@ def test_bad_boundaries(spec, bounds, error, message, target):
     cu_seqlens = torch.tensor(bounds, dtype=torch.int64, device=target.device)
     for backend in (target.backend, "reference"):
         with pytest.raises(error, match=message):
-            spec.op(**problem.inputs, cu_seqlens=cu_seqlens, backend=backend)
+            spec.op(
+                **problem.inputs,
+                **problem.case.options,
+                cu_seqlens=cu_seqlens,
+                backend=backend,
+            )
 
 
 @target
@@ -439,7 +451,9 @@ def test_boundaries_changed_in_place_are_checked_again(spec, target):
 
 @each_spec
 def test_bad_kinds_of_boundaries(spec):
-    one, two = (Problem.draw(spec, spec.cases[0], B, 5).inputs for B in (1, 2))
+    one, two = (
+        {**Problem.draw(spec, spec.cases[0], B, 5).inputs, **spec.cases[0].options} for B in (1, 2)
+    )
     bounds = torch.tensor([0, 5])
     with pytest.raises(TypeError, match="cu_seqlens must be a tensor, got list"):
         spec.op(**one, cu_seqlens=[0, 5])
@@ -496,7 +510,7 @@ def test_refused_on_gpu(spec, case):
         assert_close(reference, oracle(problem), problem)
 
 
-@each_case
+@each_case_with_a_state
 def test_bad_initial_state(spec, case):
     problem = Problem.draw(spec, case, 2, 5)
     state = problem.initial_state
@@ -533,15 +547,18 @@ def test_packed_equals_separate_calls(spec, case, target):
     assert_close(got, oracle(problem), problem)
     start = 0
     for n, length in enumerate(lengths):
+        handed = {}
+        if not case.stateless:
+            h0 = problem.initial_state[n : n + 1]
+            handed = {"initial_state": h0, "return_final_state": True}
         output, state = spec.op(
             **cut(problem, start, start + length),
             **case.options,
-            initial_state=problem.initial_state[n : n + 1],
-            return_final_state=True,
+            **handed,
             backend=target.backend,
         )
         assert torch.equal(output, got["output"][:, start : start + length])
-        assert torch.equal(state, got["final_state"][n : n + 1])
+        assert case.stateless or torch.equal(state, got["final_state"][n : n + 1])
         start += length
 
 

@@ -141,7 +141,7 @@ def test_boundaries_on_the_cpu_are_checked(spec):
     inputs = Problem.draw(spec, spec.cases[0], 1, 5).inputs
     away = {n: x.to("meta") for n, x in inputs.items()}
     with pytest.raises(ValueError, match="cu_seqlens must end at T=5, got 4"):
-        spec.op(**away, cu_seqlens=bounds(0, 4))
+        spec.op(**away, **spec.cases[0].options, cu_seqlens=bounds(0, 4))
 
 
 @pytest.mark.gpu
@@ -153,9 +153,11 @@ def test_boundaries_on_the_cpu_of_gpu_inputs(spec, copied):
     want = solve(spec.op, problem)  # compiles
     cpu = problem.cu_seqlens.cpu()
     inputs = {n: x.detach().requires_grad_() for n, x in problem.inputs.items()}
+    if not problem.case.stateless:
+        inputs["initial_state"] = problem.initial_state
     torch.cuda.set_sync_debug_mode("error")
     try:
-        output, _ = spec.op(**inputs, cu_seqlens=cpu, initial_state=problem.initial_state)
+        output, _ = spec.op(**inputs, **problem.case.options, cu_seqlens=cpu)
         cpu[1] = 10  # after the copy was made, whether or not it has arrived
         output.detach()
     finally:

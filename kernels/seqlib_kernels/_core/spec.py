@@ -35,6 +35,8 @@ class Case:
         rows_per_token: how many rows of axis 1 an argument has per token, where that is not 1.
         constants: the arguments without axes of batch and time, such as A [D, N].
         checked: the arguments whose values are looked at on a CPU, so that a NaN is an error.
+        stateless: nothing is handed over from one call to the next: there is no state, and an
+            output may depend on every step of its sequence.
         small: sizes for exhaustive tests, such as {"H": 2, "K": 8, "V": 6}.
         odd: sizes that are neither powers of two nor equal, for edge tests.
         extremes: `name -> change` of inputs of make's form to boundary values (decay 0, 1, -1).
@@ -49,6 +51,7 @@ class Case:
     rows_per_token: Mapping[str, int] = field(default_factory=dict)
     constants: frozenset[str] = frozenset()
     checked: frozenset[str] = frozenset()
+    stateless: bool = False
     small: Mapping[str, int]
     odd: Mapping[str, int]
     extremes: Mapping[str, Callable[[Inputs], Inputs]] = field(default_factory=dict)
@@ -77,7 +80,8 @@ class OpSpec:
         op: the public function.
         reference: the loop over time, called with the same arguments.
         step: the one-token update, with the inputs of `op` at T = 1 and `state`; None if none.
-        state_shape: `state_shape(N, dims)` of the state of N sequences.
+        state_shape: `state_shape(N, dims)` of the state of N sequences; not asked where a case
+            is stateless.
         complex_state: `complex_state(case name)`: whether the state is complex.
         tiles: lengths at which kernels change path; tests try each with one less and one more.
             Where launch rows name a tile of time, BT, those lengths take its place.
