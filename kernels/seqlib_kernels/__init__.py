@@ -4,6 +4,8 @@
 from ._core.backend import BackendUnavailableError, use_backend
 from .delta_rule.op import delta_rule
 from .delta_rule.step import delta_rule_step
+from .fsmn.memory.op import fsmn_memory
+from .fsmn.memory.step import fsmn_memory_step
 from .linear_scan.op import linear_scan
 from .linear_scan.step import linear_scan_step
 from .selective_scan.op import selective_scan
@@ -25,6 +27,8 @@ __all__ = [
     "dense_ssm_step",
     "diagonal_ssm",
     "diagonal_ssm_step",
+    "fsmn_memory",
+    "fsmn_memory_step",
     "linear_scan",
     "linear_scan_step",
     "mimo_ssm",
