@@ -140,9 +140,14 @@ class SeqTrainer(Trainer):
         optimizer: Any = self.optimizer
         schedule: Any = self.lr_scheduler
         settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-        base_lrs = list(schedule.base_lrs)
+        # a schedule that follows a metric has no base rates: its rates are what it came to
+        base_lrs = list(getattr(schedule, "base_lrs", ()))
         with checkpoints.reading(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
+        if not base_lrs:
+            for group, options in zip(optimizer.param_groups, settings, strict=True):
+                group.update(options, lr=group["lr"])
+            return
         for group, options, base, loaded in zip(
             optimizer.param_groups, settings, base_lrs, schedule.base_lrs, strict=True
         ):
