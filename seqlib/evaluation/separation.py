@@ -112,13 +112,14 @@ def improvements(
 
     Returns:
         "si_snr", "si_snri", "si_sdr", "si_sdri", "snr" (with the estimate's own scale): C values
-        each, NaN for silent references; those that end in i are differences to the mixture.
+        each, NaN for silent references; those that end in i are differences to the mixture, NaN
+        where the mixture is the reference already and nothing can be gained.
     """
-    values = {}
+    values: dict[str, Sequence[float]] = {}
     for name, ratio in (("si_snr", si_snr), ("si_sdr", si_sdr)):
-        separated = ratio(estimates, references)
-        values[name] = separated.tolist()
-        values[f"{name}i"] = (separated - ratio(mixture[None], references)).tolist()
+        separated, before = ratio(estimates, references), ratio(mixture[None], references)
+        gained = (separated - before).masked_fill(before == torch.inf, torch.nan)
+        values |= {name: separated.tolist(), f"{name}i": gained.tolist()}
     values["snr"] = snr(estimates, references).tolist()
     return values
 
