@@ -4,6 +4,8 @@
 from ._core.backend import BackendUnavailableError, use_backend
 from .delta_rule.op import delta_rule
 from .delta_rule.step import delta_rule_step
+from .fsmn.attention.op import joint_attention
+from .fsmn.attention.step import JointAttentionState, joint_attention_step
 from .fsmn.memory.op import fsmn_memory
 from .fsmn.memory.step import fsmn_memory_step
 from .linear_scan.op import linear_scan
@@ -21,6 +23,7 @@ from .ssm.mimo.step import mimo_ssm_step
 
 __all__ = [
     "BackendUnavailableError",
+    "JointAttentionState",
     "delta_rule",
     "delta_rule_step",
     "dense_ssm",
@@ -29,6 +32,8 @@ __all__ = [
     "diagonal_ssm_step",
     "fsmn_memory",
     "fsmn_memory_step",
+    "joint_attention",
+    "joint_attention_step",
     "linear_scan",
     "linear_scan_step",
     "mimo_ssm",

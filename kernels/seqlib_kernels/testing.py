@@ -20,6 +20,7 @@ from ._core.dtypes import state_dtype
 from ._core.launch import Launch, device_arch
 from ._core.spec import TOL, Case, OpSpec
 from .delta_rule.spec import SPEC as DELTA_RULE
+from .fsmn.attention.spec import SPEC as JOINT_ATTENTION
 from .linear_scan.spec import SPEC as LINEAR_SCAN
 from .selective_scan.spec import SPEC as SELECTIVE_SCAN
 from .ssd.spec import SPEC as SSD
@@ -33,6 +34,7 @@ SPECS: tuple[OpSpec, ...] = (
     SSD,
     DIAGONAL_SSM,
     MIMO_SSM,
+    JOINT_ATTENTION,
 )
 
 __all__ = [

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint attention: squared-relu attention within groups, linear attention beyond, a crossed gate."""
+"""Joint attention: squared relu within groups, linear beyond them, and a crossed gate."""

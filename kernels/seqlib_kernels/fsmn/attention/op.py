@@ -77,10 +77,7 @@ def joint_attention(
 
     Source: Zhao and Ma, "MossFormer", arXiv 2302.11824; Hua et al., arXiv 2202.10447.
     """
-    if normalize not in NORMALIZE:
-        raise ValueError(f"normalize must be one of {', '.join(NORMALIZE)}, got {normalize!r}")
-    if normalize == "group" and not causal:
-        raise ValueError("normalize must be 'frames' unless causal is set, got 'group'")
+    check_normalize(normalize, causal)
     check_inputs(z, qk, gamma, beta, freqs, group_size)
     _check_keep(keep, keep_scale, z, group_size)
     if cu_seqlens is not None:
@@ -127,6 +124,14 @@ def check_inputs(
         )
     if group_size < 1:
         raise ValueError(f"group_size must be at least 1, got {group_size}")
+
+
+def check_normalize(normalize: str, causal: bool) -> None:
+    """Hold the divisor of the memory to what `joint_attention` documents."""
+    if normalize not in NORMALIZE:
+        raise ValueError(f"normalize must be one of {', '.join(NORMALIZE)}, got {normalize!r}")
+    if normalize == "group" and not causal:
+        raise ValueError("normalize must be 'frames' unless causal is set, got 'group'")
 
 
 def _check_keep(keep: Tensor | None, keep_scale: float, z: Tensor, group_size: int) -> None:
@@ -208,7 +213,7 @@ def _fwd_fake(*arguments: Any) -> tuple[Tensor, Tensor]:
     return o, gamma.new_empty(_memory_shape(z, qk, cu_seqlens, group_size, causal))
 
 
-def _bwd_impl(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _bwd_impl(*arguments: Any) -> tuple[Tensor, ...]:
     *tensors, memory, do, group_size, causal, per_group, keep_scale, backend = arguments
     given = _for_kernels(*tensors)
     grads = tuple(alloc.empty(x.shape, x) for x in given[:4])

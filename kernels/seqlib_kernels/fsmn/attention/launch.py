@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiles and warps of the joint attention's Triton kernels; no Triton here."""
+
+from torch import Tensor
+
+from ..._core.chunks import itemsize
+from ..._core.launch import INTERPRETER, Launch, LaunchTable
+
+# BR frames by BE columns make a tile of outputs, summed over BK frames of the group and BS
+# channels of the keys; BQ frames at a time go into sums over a sequence, and COLUMNS of one half
+# of z belong to a program. Where a group has no more than BK frames, a program computes its
+# weights once. Which rows compile without spills was found by trying (tests/aot); none was timed.
+LAUNCH = LaunchTable(
+    (
+        Launch(
+            arch=INTERPRETER,
+            itemsize=4,
+            width=1024,
+            tiles={"BR": 16, "BK": 16, "BQ": 16, "BE": 16, "BS": 16, "COLUMNS": 32},
+        ),
+        Launch(
+            arch="sm_90",
+            itemsize=2,
+            width=1024,
+            tiles={"BR": 64, "BK": 256, "BQ": 64, "BE": 64, "BS": 64, "COLUMNS": 256},
+            num_warps=8,
+        ),
+        Launch(
+            arch="sm_90",
+            itemsize=4,
+            width=1024,
+            tiles={"BR": 32, "BK": 32, "BQ": 32, "BE": 32, "BS": 32, "COLUMNS": 64},
+        ),
+        Launch(
+            arch="sm_80",
+            itemsize=2,
+            width=1024,
+            tiles={"BR": 64, "BK": 256, "BQ": 64, "BE": 64, "BS": 64, "COLUMNS": 256},
+            num_warps=8,
+        ),
+        Launch(
+            arch="sm_80",
+            itemsize=4,
+            width=1024,
+            tiles={"BR": 32, "BK": 32, "BQ": 32, "BE": 32, "BS": 32, "COLUMNS": 64},
+        ),
+        Launch(
+            arch="gfx942",
+            itemsize=2,
+            width=1024,
+            tiles={"BR": 32, "BK": 64, "BQ": 32, "BE": 32, "BS": 32, "COLUMNS": 64},
+        ),
+        Launch(
+            arch="gfx942",
+            itemsize=4,
+            width=1024,
+            tiles={"BR": 32, "BK": 32, "BQ": 32, "BE": 32, "BS": 32, "COLUMNS": 64},
+        ),
+    ),
+    default="sm_90",
+)
+
+
+def pick(z: Tensor) -> Launch:
+    """The launch row for z [B, T, 2E]."""
+    return LAUNCH.pick(z, z.shape[2] // 2, itemsize(z.dtype))
