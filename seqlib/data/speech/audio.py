@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Audio files: read with every assumption checked, written as 16-bit WAV."""
+
+import os
+import wave
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .resampling import resample as change_rate
+
+FULL_SCALE = 32768.0
+Path_ = str | os.PathLike[str]
+
+
+class AudioError(ValueError):
+    """A file that can't be used; the message names the file, the property and the rule."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says."""
+
+    sampling_rate: int
+    frames: int
+
+
+def audio_info(path: Path_) -> AudioInfo:
+    """Rate and length of a mono file, without its samples.
+
+    Raises:
+        AudioError: it can't be decoded or is not mono.
+    """
+    _, info = _decode(path, 0, 0)
+    return info
+
+
+def read_audio(
+    path: Path_,
+    sampling_rate: int | None = None,
+    *,
+    start: int = 0,
+    frames: int | None = None,
+    resample: bool = False,
+) -> np.ndarray:
+    """Samples of a mono file, [T] float32 in [-1, 1].
+
+    16-bit WAV needs nothing; other formats (FLAC, 24-bit, float) are read by the package
+    soundfile.
+
+    Args:
+        sampling_rate: what the file must have; None takes what it has.
+        start, frames: a part of it, counted at the file's own rate; the rest when None.
+        resample: change the rate where it differs instead of refusing the file.
+
+    Raises:
+        AudioError: unreadable, empty, shorter than asked, not mono, another rate, NaN.
+    """
+    samples, info = _decode(path, start, frames)
+    if not len(samples):
+        raise AudioError(f"{path} must hold samples from {start} on, it has {info.frames}")
+    if frames is not None and len(samples) != frames:
+        raise AudioError(
+            f"{path} must hold {frames} samples from {start} on, it has {info.frames} in all"
+        )
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{path} must be finite, it holds NaN or infinity")
+    if sampling_rate is not None and info.sampling_rate != sampling_rate:
+        if not resample:
+            raise AudioError(
+                f"{path} must have {sampling_rate} samples per second, it has {info.sampling_rate}"
+            )
+        samples = change_rate(samples, info.sampling_rate, sampling_rate)
+    return samples
+
+
+def write_audio(path: Path_, samples: np.ndarray, sampling_rate: int) -> None:
+    """Write [T] in [-1, 1] as 16-bit mono WAV, rounded to the nearest level.
+
+    Raises:
+        ValueError: samples of another shape, outside [-1, 1], or not finite.
+    """
+    if samples.ndim != 1 or not np.all(np.abs(samples) <= 1.0):
+        raise ValueError(
+            f"samples for {path} must be [T] within [-1, 1], got shape {samples.shape} with "
+            f"largest magnitude {np.abs(samples).max(initial=0.0):.3g}"
+        )
+    with wave.open(os.fspath(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sampling_rate)
+        file.writeframes(to_int16(samples).tobytes())
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """The nearest 16-bit levels, little-endian; +1 becomes the largest one."""
+    return np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype("<i2")
+
+
+def from_int16(levels: np.ndarray) -> np.ndarray:
+    """16-bit levels as float32 in [-1, 1)."""
+    return levels.astype(np.float32) / np.float32(FULL_SCALE)
+
+
+def check_mixture(
+    names: Sequence[Path_], mixture: np.ndarray, sources: Sequence[np.ndarray]
+) -> None:
+    """Hold a mixture and its sources to what training needs.
+
+    Args:
+        names: the file of the mixture, then those of the sources.
+
+    Raises:
+        AudioError: lengths that differ, or a source that is silent.
+    """
+    for name, source in zip(names[1:], sources, strict=True):
+        if len(source) != len(mixture):
+            raise AudioError(
+                f"{name} must be as long as {names[0]}, {len(mixture)} samples, "
+                f"it has {len(source)}"
+            )
+        if not source.any():
+            raise AudioError(f"{name} must hold sound, it is silent")
+
+
+def _decode(path: Path_, start: int, frames: int | None) -> tuple[np.ndarray, AudioInfo]:
+    if not Path(path).is_file():
+        raise AudioError(f"{path} must be an audio file, there is none")
+    try:
+        with wave.open(os.fspath(path), "rb") as file:
+            if file.getsampwidth() == 2:
+                return _read_wave(path, file, start, frames)
+    except (wave.Error, EOFError):
+        pass  # another format, or damaged: soundfile tells
+    return _read_soundfile(path, start, frames)
+
+
+def _read_wave(
+    path: Path_, file: wave.Wave_read, start: int, frames: int | None
+) -> tuple[np.ndarray, AudioInfo]:
+    _check_mono(path, file.getnchannels())
+    info = AudioInfo(file.getframerate(), file.getnframes())
+    file.setpos(min(start, info.frames))
+    wanted = info.frames if frames is None else frames
+    data = file.readframes(wanted)
+    whole = min(wanted, max(info.frames - start, 0))
+    if len(data) != 2 * whole:
+        raise AudioError(f"{path} is damaged: its header promises more samples than it holds")
+    return from_int16(np.frombuffer(data, "<i2")), info
+
+
+def _read_soundfile(path: Path_, start: int, frames: int | None) -> tuple[np.ndarray, AudioInfo]:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise AudioError(
+            f"{path} is no 16-bit WAV; other formats need the package soundfile: "
+            "pip install 'seqlib[speech]'"
+        ) from error
+    try:
+        with soundfile.SoundFile(os.fspath(path)) as file:
+            _check_mono(path, file.channels)
+            info = AudioInfo(file.samplerate, file.frames)
+            file.seek(min(start, info.frames))
+            return file.read(-1 if frames is None else frames, dtype="float32"), info
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path} can't be decoded: {error}") from error
+
+
+def _check_mono(path: Path_, channels: int) -> None:
+    if channels != 1:
+        raise AudioError(f"{path} must have one channel, it has {channels}")

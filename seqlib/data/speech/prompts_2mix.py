@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two recorded voices at a time in the manner of WSJ0-2mix: what is mixed with what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .mixing import Mixture, mix
+from .prompt_store import PromptStore, Utterance
+from .prompts import SAMPLING_RATE, VOICES
+from .streams import stream
+
+LEVELS = (0.0, 2.5)  # dB above and below the middle, so 0 to 5 between the speakers
+TRAIN_MIXTURES = 5000  # an epoch
+_SEEN = tuple(v.name for v in VOICES if v.person not in ("carlo", "menardi"))
+
+
+@dataclass(frozen=True)
+class FixedSet:
+    """A set that is drawn once: its folder, voices, split (None: all prompts) and size."""
+
+    folder: str
+    voices: tuple[str, ...]
+    split: str | None
+    size: int
+
+
+FIXED = {
+    "validation": FixedSet("cv", _SEEN, "validation", 300),
+    "test-seen": FixedSet("tt", _SEEN, "test", 500),
+    "test-unseen": FixedSet("tt_unseen", ("carlo", "menardi"), None, 500),
+}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which two utterances are mixed, and at which levels in dB."""
+
+    utterances: tuple[Utterance, Utterance]
+    gains: tuple[float, float]
+
+
+class Drawer:
+    """Draws mixtures of two persons from a list of utterances.
+
+    Args:
+        store: where the prompts are.
+        utterances: to choose from.
+        across_sexes: only a man with a woman.
+
+    Raises:
+        ValueError: an utterance has nobody to be mixed with.
+    """
+
+    def __init__(self, store: PromptStore, utterances: Sequence[Utterance], *, across_sexes: bool):
+        self.store, self.utterances = store, list(utterances)
+        voices = {u.voice: store.voices[u.voice] for u in self.utterances}
+        self._partners: dict[str, list[Utterance]] = {}
+        for name, voice in voices.items():
+            fits = {
+                other.name
+                for other in voices.values()
+                if other.person != voice.person and not (across_sexes and other.sex == voice.sex)
+            }
+            self._partners[name] = [u for u in self.utterances if u.voice in fits]
+        if alone := [name for name, partners in self._partners.items() if not partners]:
+            raise ValueError(
+                f"every voice needs another person to be mixed with, {alone[0]} has none"
+            )
+
+    def draw(self, rng: np.random.Generator) -> Draw:
+        """A first utterance, one of another person, and a level between them."""
+        first = self.utterances[rng.integers(len(self.utterances))]
+        partners = self._partners[first.voice]
+        second = partners[rng.integers(len(partners))]
+        level = rng.uniform(*LEVELS)
+        gains = (level, -level) if rng.random() < 0.5 else (-level, level)
+        return Draw((first, second), gains)
+
+    def mix(self, draw: Draw) -> Mixture:
+        """The sound of a draw, cut to the shorter utterance."""
+        speech = [self.store.speech(u) for u in draw.utterances]
+        return mix(speech, draw.gains, SAMPLING_RATE)
+
+
+def training_drawer(store: PromptStore, seed: int, epoch: int, *, across_sexes: bool) -> Drawer:
+    """The drawer of one epoch; its utterances are joined anew in every epoch."""
+    utterances = store.plan(_SEEN, "train", seed, "utterances", epoch)
+    return Drawer(store, utterances, across_sexes=across_sexes)
+
+
+def fixed_draws(store: PromptStore, name: str, *, across_sexes: bool) -> tuple[Drawer, list[Draw]]:
+    """The drawer and the draws of a fixed set; no pair of utterances comes twice."""
+    fixed = FIXED[name]
+    plan = store.plan(fixed.voices, fixed.split, 0, name)
+    drawer = Drawer(store, plan, across_sexes=across_sexes)
+    rng = stream(0, name, "draws")
+    seen: dict[frozenset[Utterance], Draw] = {}
+    while len(seen) < fixed.size:
+        draw = drawer.draw(rng)
+        seen.setdefault(frozenset(draw.utterances), draw)
+    return drawer, list(seen.values())
