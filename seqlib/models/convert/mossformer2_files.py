@@ -88,3 +88,17 @@ def _unwrapped(found: Any, path: Path) -> dict[str, Tensor]:
     while prefix := next((p for p in _WRAPPERS if all(k.startswith(p) for k in tensors)), None):
         tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors
+
+
+def write_files(tensors: Mapping[str, Tensor], folder: Path, layout: str) -> None:
+    """Write tensors as the files of a layout."""
+    tensors = dict(tensors)
+    if layout == "standalone":
+        for name, prefix in PARTS.items():
+            part = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            torch.save(part, folder / name)
+    elif layout == "modelscope":
+        torch.save(tensors, folder / MODELSCOPE)
+    else:
+        torch.save({"model": tensors}, folder / f"{CLEARVOICE}.pt")
+        (folder / CLEARVOICE).write_text(f"{CLEARVOICE}.pt\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 """From recordings to a padded batch."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
@@ -12,6 +13,15 @@ from .audio import AudioError, check_samples
 logger = logging.get_logger(__name__)
 
 
+def shortest_recording(config: Any) -> int:
+    """Samples that a network of this configuration has to see: two frames of the encoder, or one
+    of the short-time spectrum.
+    """
+    if config.input_features is None:
+        return 3 * config.encoder_kernel_size // 2
+    return 2 * (config.output_features - 1)
+
+
 class MossFormer2FeatureExtractor(SequenceFeatureExtractor):
     """Checks recordings and pads them on the right.
 
@@ -19,7 +29,7 @@ class MossFormer2FeatureExtractor(SequenceFeatureExtractor):
         feature_size: 1, one channel.
         sampling_rate: samples per second that the model was trained on.
         padding_value: of the samples behind the end of a recording; the model reads none.
-        minimum_length: samples of the shortest recording that the model takes, two frames.
+        minimum_length: samples of the shortest recording that the model takes.
     """
 
     model_input_names = ["input_values", "attention_mask"]  # noqa: RUF012  transformers' own form
@@ -38,6 +48,11 @@ class MossFormer2FeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"padding_side must be 'right', got {kwargs['padding_side']!r}")
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         self.minimum_length = minimum_length
+
+    @classmethod
+    def of(cls, config: Any) -> "MossFormer2FeatureExtractor":
+        """The one for models of this configuration."""
+        return cls(sampling_rate=config.sample_rate, minimum_length=shortest_recording(config))
 
     def __call__(
         self,
