@@ -35,7 +35,7 @@ def backward(
     plan.run(cpu_taps.backward, _inputs(given, dhT), rows(dy), array(dhT), grads)
     total = sums.sum(0)
     dweight = total[:, :W].permute(2, 0, 1).contiguous()
-    dbias = None if given.bias is None else total[:, W].T.flatten()
+    dbias = None if given.bias is None else total[:, W].T.flatten().clone()
     return dx, dweight, dbias, None if given.scale is None else parts.sum(0), dh0
 
 
