@@ -21,6 +21,7 @@ from ._core.launch import Launch, device_arch
 from ._core.spec import TOL, Case, OpSpec
 from .delta_rule.spec import SPEC as DELTA_RULE
 from .fsmn.attention.spec import SPEC as JOINT_ATTENTION
+from .fsmn.memory.spec import SPEC as FSMN_MEMORY
 from .linear_scan.spec import SPEC as LINEAR_SCAN
 from .selective_scan.spec import SPEC as SELECTIVE_SCAN
 from .ssd.spec import SPEC as SSD
@@ -35,6 +36,7 @@ SPECS: tuple[OpSpec, ...] = (
     DIAGONAL_SSM,
     MIMO_SSM,
     JOINT_ATTENTION,
+    FSMN_MEMORY,
 )
 
 __all__ = [

@@ -12,6 +12,10 @@ from seqlib_kernels._core.launch import Launch, LaunchTable
 from seqlib_kernels.delta_rule import kernels as delta_rule
 from seqlib_kernels.delta_rule import launch as delta_rule_launch
 from seqlib_kernels.delta_rule.launch import LAUNCH as DELTA_RULE
+from seqlib_kernels.fsmn.memory import kernels as fsmn_memory
+from seqlib_kernels.fsmn.memory.arguments import Options as MemoryOptions
+from seqlib_kernels.fsmn.memory.arguments import Tensors as MemoryTensors
+from seqlib_kernels.fsmn.memory.launch import LAUNCH as FSMN_MEMORY
 from seqlib_kernels.linear_scan import kernels as linear_scan
 from seqlib_kernels.linear_scan.launch import LAUNCH as LINEAR_SCAN
 from seqlib_kernels.selective_scan import kernels as selective_scan
@@ -125,6 +129,18 @@ def _mimo_ssm(dtype: torch.dtype, width: int, *, full: bool, states: int = 128) 
     mimo_ssm.backward(y, hT, given, saved, full)
 
 
+def _fsmn_memory(dtype: torch.dtype, width: int, *, full: bool, J: int = 1) -> None:
+    """Causal with every option, or both sides with none."""
+    B, T, C, W, wide = 1 if full else 2, 256, min(width, 1024), 17, state_dtype(dtype)
+    x, weight = _meta(B, T, J * C, dtype=dtype), _meta(C, J, W, dtype=wide)
+    bias, scale = (_meta(J * C, dtype=wide), _meta(B, T, dtype=wide)) if full else (None, None)
+    h0 = _meta(3, 2 * (W - 1), J * C, dtype=wide) if full else None
+    given = MemoryTensors(x, weight, bias, scale, h0, _boundaries(full))
+    options = MemoryOptions(full, 2, full, J == 1)
+    y, hT = fsmn_memory.forward(given, options)
+    fsmn_memory.backward(y, hT, given, options)
+
+
 @dataclass(frozen=True)
 class Family:
     """A family's table, and what to compile for a row.
@@ -188,5 +204,15 @@ FAMILIES = {
         _mimo_ssm,
         {2: (BF16, F16), 4: (F32,)},
         {"plain": {"full": False}, "full": {"full": True}, "few": {"full": True, "states": 8}},
+    ),
+    "fsmn_memory": Family(
+        FSMN_MEMORY,
+        _fsmn_memory,
+        {2: (BF16, F16), 4: (F32,), 8: (F64,)},
+        {
+            "plain": {"full": False},
+            "full": {"full": True},
+            "grouped": {"full": False, "J": 2},
+        },
     ),
 }

@@ -30,6 +30,12 @@ LAUNCHES = {
         ],
     ),
     "mimo_ssm: variable": (["_scan"], ["_adjoint"]),
+    "fsmn_memory": (["_outputs"], ["_inputs", "_taps"]),
+    "fsmn_memory: causal": (["_outputs", "_last_rows"], ["_inputs", "_taps", "_first_rows"]),
+    "fsmn_memory: causal, grouped": (
+        ["_outputs", "_last_rows"],
+        ["_inputs", "_taps", "_first_rows"],
+    ),
 }
 each_spec = pytest.mark.parametrize("spec", testing.SPECS, ids=lambda spec: spec.name)
 
