@@ -5,9 +5,12 @@ from ._core.backend import BackendUnavailableError, use_backend
 from .delta_rule.op import delta_rule
 from .delta_rule.step import delta_rule_step
 from .fsmn.attention.op import joint_attention
+from .fsmn.attention.segment import joint_attention_segment
 from .fsmn.attention.step import JointAttentionState, joint_attention_step
+from .fsmn.dense.op import dense_fsmn_memory
 from .fsmn.memory.op import fsmn_memory
 from .fsmn.memory.step import fsmn_memory_step
+from .fsmn.norm.op import sequence_norm
 from .linear_scan.op import linear_scan
 from .linear_scan.step import linear_scan_step
 from .selective_scan.op import selective_scan
@@ -26,6 +29,7 @@ __all__ = [
     "JointAttentionState",
     "delta_rule",
     "delta_rule_step",
+    "dense_fsmn_memory",
     "dense_ssm",
     "dense_ssm_step",
     "diagonal_ssm",
@@ -33,6 +37,7 @@ __all__ = [
     "fsmn_memory",
     "fsmn_memory_step",
     "joint_attention",
+    "joint_attention_segment",
     "joint_attention_step",
     "linear_scan",
     "linear_scan_step",
@@ -40,6 +45,7 @@ __all__ = [
     "mimo_ssm_step",
     "selective_scan",
     "selective_scan_step",
+    "sequence_norm",
     "ssd",
     "ssd_step",
     "ssm_kernel",
