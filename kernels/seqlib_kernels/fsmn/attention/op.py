@@ -72,7 +72,7 @@ def joint_attention(
         ValueError: shapes, dtypes or devices that disagree, an odd last size of z, R > S, a
             group_size below 1, an unknown `normalize` or one without `causal`, a keep_scale that
             is not positive or not 1 without `keep`, boundaries out of order.
-        TypeError: an unsupported dtype or a non-tensor.
+        TypeError: an unsupported dtype, float64 on a GPU, or a non-tensor.
         BackendUnavailableError: the backend asked for can't run here.
 
     Source: Zhao and Ma, "MossFormer", arXiv 2302.11824; Hua et al., arXiv 2202.10447.

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Generator
 
-from ..._core.spec import Case, Draw, Inputs, OpSpec, constant, scaled
+from ..._core.chunks import itemsize
+from ..._core.spec import TOL, Case, Draw, Inputs, OpSpec, constant, scaled
 from . import reference
+from .launch import LAUNCH
 from .op import joint_attention
 
 Sizes = Mapping[str, int]
@@ -20,8 +22,9 @@ def _inputs(B: int, T: int, dims: Sizes, generator: Generator) -> Inputs:
     return {
         "z": draw.normal(B, T, 2 * E),
         "qk": draw.normal(B, T, S),
-        "gamma": draw.normal(4, S),
-        "beta": draw.normal(4, S),
+        # P of about 1: what is large enters an exponent, with its error
+        "gamma": draw.normal(4, S) / 2,
+        "beta": draw.normal(4, S) / 2,
     }
 
 
@@ -89,6 +92,12 @@ SPEC = OpSpec(
     ),
     state_shape=lambda N, dims: (),
     tiles=(4,),
+    launch=LAUNCH,
+    launch_itemsize=itemsize,
+    refused_on_gpu=frozenset({torch.float64}),
+    # Measured on CPUs, T up to 70, 24 seeds, worst of all results: float64 26 eps, float32 28,
+    # bfloat16 2.6, float16 3.4; of the definition in float32 22, in 16 bits the same.
+    tolerance={**TOL, torch.float32: 32, torch.bfloat16: 4, torch.float16: 4},
     flops=_forward,
     backward_flops=_backward,
     # z, qk, o; then z, qk, their gradients and that of o. The memory is small beside them.

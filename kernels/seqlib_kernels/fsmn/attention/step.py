@@ -76,7 +76,7 @@ def joint_attention_step(
     check_inputs(z, qk, gamma, beta, freqs, group_size)
     if z.shape[1] != 1:
         raise ValueError(f"z must have shape (B, T, 2E) with T=1 in a step, got {tuple(z.shape)}")
-    _check_state(state, z, qk, group_size)
+    check_joint_state(state, z, qk, group_size)
     dtype, G = state_dtype(z.dtype), group_size
     position, of_group = state.position, torch.arange(group_size, device=z.device)
     slot = position % G
@@ -101,7 +101,8 @@ def joint_attention_step(
     return o.to(z.dtype), JointAttentionState(memory, z_group, keys, position + 1)
 
 
-def _check_state(state: JointAttentionState, z: Tensor, qk: Tensor, group_size: int) -> None:
+def check_joint_state(state: JointAttentionState, z: Tensor, qk: Tensor, group_size: int) -> None:
+    """Hold a state to what fits the inputs."""
     if not isinstance(state, JointAttentionState):
         raise TypeError(f"state must be a JointAttentionState, got {type(state).__name__}")
     sizes = {"B": z.shape[0], "2E": z.shape[2], "S": qk.shape[2], "G": group_size, "heads": 2}
