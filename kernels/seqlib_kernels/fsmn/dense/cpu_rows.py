@@ -209,19 +209,19 @@ def _give(grads, row, r, i, q0, q1):
 def _tear(a, m, row, n, inside):
     """Row m of each of the J neighbours from a row that holds them side by side."""
     J, lanes = a.shape[0], len(row) // a.shape[0]
+    a[:, m * lanes : (m + 1) * lanes] = 0
+    if not inside:
+        return
+    if J == 2:  # a loop of its own, of which the compiler makes vectors
+        even, odd = a[0, m * lanes : m * lanes + n], a[1, m * lanes : m * lanes + n]
+        for d in range(n):
+            even[d] = row[2 * d]
+            odd[d] = row[2 * d + 1]
+        return
     for j in range(J):
-        target = a[j, m * lanes : (m + 1) * lanes]
-        target[:] = 0
-        if inside:
-            if J == 1:  # loops of their own, of which the compiler makes vectors
-                for d in range(n):
-                    target[d] = row[d]
-            elif J == 2:
-                for d in range(n):
-                    target[d] = row[2 * d + j]
-            else:
-                for d in range(n):
-                    target[d] = row[J * d + j]
+        target = a[j, m * lanes : m * lanes + n]
+        for d in range(n):
+            target[d] = row[J * d + j]
 
 
 @compile_kernel
