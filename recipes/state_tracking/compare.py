@@ -21,7 +21,7 @@ from seqlib.evaluation.tracking_plot import plot_tracking
 from seqlib.evaluation.tracking_report import TrackedRun, tracking_markdown, tracking_screen
 from seqlib.mixers.names import unknown_name
 from seqlib.training.checkpoints import CheckpointError
-from seqlib.training.settings import as_mapping, parse_settings
+from seqlib.training.settings import as_mapping, as_words, file_name, parse_settings
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 KEYS = ("config", "models", "seeds", "negative_eigenvalues")
@@ -104,28 +104,9 @@ def runs_of(grid: GridSettings, title: str, block: Mapping[str, Any]) -> Iterato
                     "seed": seed,
                     "task_name": title,
                     "model_name": name,
-                    "output_dir": str(Path(grid.output_dir) / plain(title) / plain(leaf)),
+                    "output_dir": str(Path(grid.output_dir) / file_name(title) / file_name(leaf)),
                 }
                 yield [str(CONFIGS / block["config"]), *as_words(options)]
-
-
-def as_words(options: Mapping[str, Any]) -> list[str]:
-    """`name: value` as words of a command line; None leaves a setting as it is."""
-    words: list[str] = []
-    for name, value in options.items():
-        if value is None:
-            continue
-        if isinstance(value, list):
-            words += [f"--{name}", *map(str, value)]
-        else:
-            text = json.dumps(value) if isinstance(value, Mapping) else str(value)
-            words.append(f"--{name}={text}")
-    return words
-
-
-def plain(name: str) -> str:
-    """`name` as a folder may be called."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
 
 
 def write(runs: Sequence[TrackedRun], folder: Path) -> None:

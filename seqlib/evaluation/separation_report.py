@@ -16,7 +16,6 @@ from .tables import markdown_table
 # shown of what was measured, in this order, as the table calls it
 SHOWN = {
     "si_sdri": "SI-SDRi",
-    "si_snri": "SI-SNRi",
     "sdri": "SDRi",
     "stoi": "STOI",
     "estoi": "ESTOI",
@@ -32,6 +31,7 @@ class SeparatedRun:
         data, model: what tables and plots call them.
         minutes: how long it trained.
         skipped_steps: steps left out because their gradient was not finite.
+        bad_files: files left out of training because they can't be used.
         scores: on the test splits; nothing was chosen by them.
         curve: (minutes, validation loss) while it trained.
         origin: data, settings, commit, versions: what else it was made from.
@@ -44,6 +44,7 @@ class SeparatedRun:
     minutes: float
     parameters: int
     skipped_steps: int
+    bad_files: int
     scores: Sequence[SeparationScore]
     curve: Sequence[tuple[float, float]]
     origin: Mapping[str, Any]

@@ -92,6 +92,25 @@ def as_mapping(name: str, value: Mapping | str | None) -> dict[str, Any]:
     return dict(value)
 
 
+def as_words(options: Mapping[str, Any]) -> list[str]:
+    """`name: value` as words of a command line; None leaves a setting as it is."""
+    words: list[str] = []
+    for name, value in options.items():
+        if value is None:
+            continue
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        else:
+            text = json.dumps(value) if isinstance(value, Mapping) else str(value)
+            words.append(f"--{name}={text}")
+    return words
+
+
+def file_name(name: str) -> str:
+    """`name` as a folder may be called."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)

@@ -117,6 +117,7 @@ def runs(examples):
         minutes=1.5,
         parameters=1234567,
         skipped_steps=0,
+        bad_files=0,
         scores=scores,
         curve=[(0.5, 3.0), (1.5, -2.0)],
         origin={"settings": {"a": 1}},

@@ -8,13 +8,13 @@ from transformers import TrainerCallback
 from seqlib.training.finite import MOST_IN_A_ROW, SkipNonFinite, skipped_steps
 
 
-def broken_model(tiny, steps):
-    """The tiny model with a NaN loss in those forward passes of training (from 1)."""
+def broken_model(tiny, steps, factor=torch.nan):
+    """The tiny model with its loss times `factor` in those passes of training (from 1)."""
     model, count = tiny.model(), iter(range(1, 10_000))
 
     def break_loss(module, inputs, output):
         if module.training and next(count) in steps:
-            output["loss"] = output["loss"] * torch.nan
+            output["loss"] = output["loss"] * factor
 
     model.register_forward_hook(break_loss)
     return model
@@ -32,9 +32,10 @@ class Weights(TrainerCallback):
         self.seen.append((weights, torch.cat(moments) if moments else None))
 
 
-def test_a_step_without_a_finite_gradient_changes_nothing(tiny, tmp_path):
+@pytest.mark.parametrize("factor", [torch.nan, torch.inf, 0.0])
+def test_a_step_without_a_gradient_to_follow_changes_nothing(tiny, tmp_path, factor):
     watched, skip = Weights(), SkipNonFinite()
-    network = broken_model(tiny, {1, 5, 6})
+    network = broken_model(tiny, {1, 5, 6}, factor)
     trainer = tiny.train(tmp_path, network=network, callbacks=[skip, watched])
     assert skip.skipped == 3
     assert skipped_steps(trainer.state) == 3
