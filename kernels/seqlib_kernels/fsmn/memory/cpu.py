@@ -9,7 +9,7 @@ from ..._core.lowp import array, rows
 from ..._core.varlen import bounds_of
 from . import cpu_taps
 from .arguments import Options, Tensors
-from .cpu_taps import LANES
+from .cpu_rows import LANES
 
 
 def forward(given: Tensors, options: Options) -> tuple[Tensor, Tensor]:
