@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .fsmn_attention import attend
+from .fsmn_dense import convolve_densely
+
 LAYERS = "mask_net.mdl.intra_mdl.mossformerM."
 
 
@@ -65,26 +68,12 @@ class PublicMossFormer2:
         return x.view(B, -1, *x.shape[1:]).transpose(0, 1)
 
     def _attention(self, h: Tensor, w: "_Scope") -> Tensor:
-        S, G = h.shape[1], self.group_size
         shifted, passed = h.chunk(2, dim=-1)
         x = torch.cat((F.pad(shifted, (0, 0, 1, -1)), passed), dim=-1)
         v, u = _convolved(_scale_norm(x, w["to_hidden.mdl.0.g"]), w, "to_hidden").chunk(2, -1)
         qk = _convolved(_scale_norm(x, w["to_qk.mdl.0.g"]), w, "to_qk")
-        heads = qk[..., None, :] * w["qk_offset_scale.gamma"] + w["qk_offset_scale.beta"]
-        rotated = [_rotate(head, w["rotary_pos_emb.freqs"]) for head in heads.unbind(-2)]
-        pad = -S % G
-        parts = [F.pad(x, (0, 0, 0, pad)) for x in (*rotated, v, u)]
-        grouped = [x.reshape(x.shape[0], -1, G, x.shape[-1]) for x in parts]
-        quad_q, lin_q, quad_k, lin_k, v_g, u_g = grouped
-        similarity = torch.einsum("bgid,bgjd->bgij", quad_q, quad_k) / G
-        attention = F.relu(similarity) ** 2
-        mixed = []
-        for x in (v_g, u_g):
-            local = torch.einsum("bgij,bgjd->bgid", attention, x)
-            memory = torch.einsum("bgnd,bgne->bde", lin_k, x) / S
-            glob = torch.einsum("bgnd,bde->bgne", lin_q, memory)
-            mixed.append((local + glob).flatten(1, 2)[:, :S])
-        gated = mixed[1] * v * torch.sigmoid(mixed[0] * u)
+        gamma, beta = w["qk_offset_scale.gamma"], w["qk_offset_scale.beta"]
+        gated = attend(v, u, qk, gamma, beta, w["rotary_pos_emb.freqs"], self.group_size)
         return h + _convolved(_scale_norm(gated, w["to_out.mdl.0.g"]), w, "to_out")
 
     def _recurrent(self, h: Tensor, w: "_Scope") -> Tensor:
@@ -127,30 +116,13 @@ def _convolved(x: Tensor, w: _Scope, name: str) -> Tensor:
     return z + mixed.transpose(1, 2)
 
 
-def _rotate(x: Tensor, freqs: Tensor) -> Tensor:
-    """The first channels of x [B, S, s] by the angle of their frame, in interleaved pairs."""
-    angles = torch.arange(x.shape[1], device=x.device)[:, None] * freqs
-    angles = angles.repeat_interleave(2, -1)
-    turned, kept = x[..., : angles.shape[-1]], x[..., angles.shape[-1] :]
-    even, odd = turned.unflatten(-1, (-1, 2)).unbind(-1)
-    across = torch.stack((-odd, even), -1).flatten(-2)
-    return torch.cat((turned * angles.cos() + across * angles.sin(), kept), -1)
-
-
 def _dense_memory(u: Tensor, w: _Scope) -> Tensor:
     hidden = F.relu(
         F.linear(u, w["gated_fsmn.fsmn.linear.weight"], w["gated_fsmn.fsmn.linear.bias"])
     )
     p = F.linear(hidden, w["gated_fsmn.fsmn.project.weight"])
-    out = known = p.transpose(1, 2)[..., None]  # [B,I,S,1]
-    for depth in (1, 2):
-        taps = w[f"gated_fsmn.fsmn.conv.conv{depth}.weight"]
-        dilation = 2 ** (depth - 1)
-        reach = dilation * (taps.shape[2] // 2)
-        padded = F.pad(known, (0, 0, reach, reach))
-        a = F.conv2d(padded, taps, dilation=(dilation, 1), groups=taps.shape[0])
-        names = [f"gated_fsmn.fsmn.conv.norm{depth}.{x}" for x in ("weight", "bias")]
-        a = F.instance_norm(a, weight=w[names[0]], bias=w[names[1]])
-        out = F.prelu(a, w[f"gated_fsmn.fsmn.conv.prelu{depth}.weight"])
-        known = torch.cat((out, known), 1)
-    return out[..., 0].transpose(1, 2)
+    names = ("conv{}.weight", "norm{}.weight", "norm{}.bias", "prelu{}.weight")
+    layers = (
+        tuple(w["gated_fsmn.fsmn.conv." + name.format(depth)] for name in names) for depth in (1, 2)
+    )
+    return convolve_densely(p, layers)
