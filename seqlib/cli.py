@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `seqlib`: train a recipe, continue a prompt, score a text."""
+"""The command `seqlib`: train a recipe, continue a prompt, score a text, prepare data."""
 
 import argparse
 import runpy
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run one of `seqlib train`, `seqlib generate` and `seqlib evaluate`."""
+    """Run one of the commands `train`, `generate`, `evaluate` and `data`."""
     parser = argparse.ArgumentParser(prog="seqlib", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -34,6 +35,23 @@ def main(words: Sequence[str] | None = None) -> None:
     evaluate.add_argument("--files", nargs="+", help="paths, globs or folders of text to score")
     evaluate.add_argument("--window", type=int, help="tokens per call; the training length")
     evaluate.set_defaults(run=_evaluate)
+
+    data = commands.add_parser("data", help="prepare mixtures of recorded speech")
+    names = ("prompts-2mix", "prompts-2mix-mf")
+    data.add_argument("name", choices=names, help="mf: men are mixed with women only")
+    data.add_argument("--root", help="where the Debian packages were unpacked; / by default")
+    data.add_argument("--fetch", action="store_true", help="download packages that are missing")
+    data.add_argument("--oracle", type=int, metavar="N", help="score ideal masks on N mixtures")
+    data.set_defaults(run=_data)
+
+    separate = commands.add_parser("separate", help="one file per speaker of a recording")
+    separate.add_argument("audio", type=Path, help="a recording with one channel")
+    separate.add_argument("folder", help="a model's folder, or its name on the Hub")
+    separate.add_argument("--out", type=Path, default=Path(), help="where NAME_s1.wav, ... go")
+    for name, text in (("chunk", "length of a window"), ("overlap", "shared by two windows")):
+        separate.add_argument(f"--{name}_seconds", type=float, default=argparse.SUPPRESS, help=text)
+    separate.add_argument("--resample", action="store_true", help="accept other sampling rates")
+    separate.set_defaults(run=_separate)
 
     args, rest = parser.parse_known_args(words)
     if rest and args.command != "train":
@@ -88,6 +106,40 @@ def _evaluate(args: argparse.Namespace, _: list[str]) -> None:
         f"{score.bits_per_byte:.4f} bits per byte on {score.num_bytes} bytes ({score.protocol})",
         highlight=False,
     )
+
+
+def _data(args: argparse.Namespace, _: list[str]) -> None:
+    from seqlib.data.speech import load_speech
+    from seqlib.evaluation.oracle_masks import oracle_scores
+
+    try:
+        data = load_speech(args.name, root=args.root, fetch=args.fetch)
+    except RuntimeError as error:  # a download
+        sys.exit(f"error: {error}")
+    show = partial(Console().print, highlight=False)
+    for name in data.sets:
+        counts = data.manifest["sets"][name]
+        show(f"{name}: {counts['mixtures']} mixtures, {counts['seconds'] / 60:.1f} minutes")
+    show(f"sha256 {data.manifest['sha256']}")
+    for name in data.sets if args.oracle else ():
+        examples = data.fixed(name)
+        scores = oracle_scores([examples[i] for i in range(min(args.oracle, len(examples)))])
+        show(f"{name}: " + ", ".join(f"{k} {v} dB" for k, v in scores.items()))
+
+
+def _separate(args: argparse.Namespace, _: list[str]) -> None:
+    from seqlib.data.speech.audio import audio_info, write_audio
+    from seqlib.models import separate
+
+    given = {name: value for name, value in vars(args).items() if name.endswith("_seconds")}
+    rate = audio_info(args.audio).sampling_rate
+    sources = separate(args.audio, args.folder, resample=args.resample, **given)
+    sources /= max(abs(sources).max(), 1)  # one factor for all keeps their levels apart
+    args.out.mkdir(parents=True, exist_ok=True)
+    for number, source in enumerate(sources, 1):
+        path = args.out / f"{args.audio.stem}_s{number}.wav"
+        write_audio(path, source, rate)
+        Console().print(str(path), markup=False, highlight=False)
 
 
 def _load(folder: str) -> tuple[Any, Any]:

@@ -69,6 +69,11 @@ class Drawer:
                 f"every voice needs another person to be mixed with, {alone[0]} has none"
             )
 
+    @property
+    def pairs(self) -> int:
+        """How many pairs of utterances can be drawn."""
+        return sum(len(self._partners[u.voice]) for u in self.utterances) // 2
+
     def draw(self, rng: np.random.Generator) -> Draw:
         """A first utterance, one of another person, and a level between them."""
         first = self.utterances[rng.integers(len(self.utterances))]
@@ -91,10 +96,18 @@ def training_drawer(store: PromptStore, seed: int, epoch: int, *, across_sexes: 
 
 
 def fixed_draws(store: PromptStore, name: str, *, across_sexes: bool) -> tuple[Drawer, list[Draw]]:
-    """The drawer and the draws of a fixed set; no pair of utterances comes twice."""
+    """The drawer and the draws of a fixed set; no pair of utterances comes twice.
+
+    Raises:
+        ValueError: the prompts of the set are too few for its size.
+    """
     fixed = FIXED[name]
     plan = store.plan(fixed.voices, fixed.split, 0, name)
     drawer = Drawer(store, plan, across_sexes=across_sexes)
+    if drawer.pairs < fixed.size:
+        raise ValueError(
+            f"{name} needs {fixed.size} pairs of utterances, its prompts give {drawer.pairs}"
+        )
     rng = stream(0, name, "draws")
     seen: dict[frozenset[Utterance], Draw] = {}
     while len(seen) < fixed.size:

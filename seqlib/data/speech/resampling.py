@@ -16,7 +16,7 @@ def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndar
     """`samples` [T] at `target_rate`: [ceil(T * target_rate / source_rate)] in the same dtype.
 
     A ratio up/down in lowest terms needs `up` short filters, one for each phase of the output.
-    The speed of a signal changes by p percent with the rates (100, round) `(p, 100)`.
+    With the rates p and 100 a signal is played at p percent of its speed.
 
     Raises:
         ValueError: rates that are not positive.
@@ -25,7 +25,7 @@ def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndar
         raise ValueError(f"rates must be positive, got {source_rate} and {target_rate}")
     common = math.gcd(source_rate, target_rate)
     up, down = target_rate // common, source_rate // common
-    if up == down:
+    if up == down or not len(samples):
         return samples.copy()
     filters, reach = _filters(up, down)
     length = -(-len(samples) * up // down)
