@@ -141,6 +141,30 @@ SPACES: Mapping[str, Space] = {
         width="H",
         small={"H": 40, "P": 24},
     ),
+    "fsmn_memory": Space(
+        steps=(
+            Step(_pairs("BT", (16, 32, 64), "BC", 32, 64, 128)),
+            _warps("", 2, 4, 8),
+            _stages("", 1, 2, 3),
+        ),
+        width="C",
+        small={"C": 100},
+    ),
+    "joint_attention": Space(
+        steps=(
+            Step(_pairs("BR", (32, 64), "BE", 32, 64, 128)),
+            Step(_each("BK", 32, 64, 256)),
+            _warps("", 4, 8),
+            _warps("attend", 4, 8),
+            _stages("attend", 1, 2, 3),
+            _warps("z_gradients", 4, 8),
+            _warps("score_gradients", 4, 8),
+            _warps("memory_pieces", 4, 8),
+            Step(_each("COLUMNS", 64, 128, 256)),
+        ),
+        width="E",
+        small={"E": 100, "S": 40},
+    ),
 }
 
 

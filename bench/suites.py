@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from .names import check_name
 from .workloads import Workload
 
-OPS = ("linear_scan", "delta_rule", "selective_scan", "ssd", "diagonal_ssm", "mimo_ssm")
+OPS = (
+    "linear_scan",
+    "delta_rule",
+    "selective_scan",
+    "ssd",
+    "diagonal_ssm",
+    "mimo_ssm",
+    "fsmn_memory",
+    "joint_attention",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +72,24 @@ def _mimo(B: int, T: int, width: int, dtype: str = "float32") -> Workload:
     return Workload(op="mimo_ssm", case="zoh", B=B, T=T, dims=dims, dtype=dtype)
 
 
+def _memory(
+    B: int,
+    T: int,
+    C: int,
+    J: int = 1,
+    W: int = 17,
+    case: str = "projection",
+    dtype: str = "float32",
+) -> Workload:
+    dims = {"C": C, "J": J, "W": W}
+    return Workload(op="fsmn_memory", case=case, B=B, T=T, dims=dims, dtype=dtype)
+
+
+def _joint(B: int, T: int, E: int = 1024, S: int = 128, dtype: str = "float32") -> Workload:
+    dims = {"E": E, "S": S}
+    return Workload(op="joint_attention", case="released", B=B, T=T, dims=dims, dtype=dtype)
+
+
 def _delta_gpu(B: int, T: int, H: int, HV: int, case: str = "gated") -> Workload:
     return _delta(B, T, H, HV, 128, 128, case, "bfloat16")
 
@@ -78,6 +105,8 @@ SUITES = {
             _ssd(1, 2048, 8),
             _diagonal(1, 4096, 64),
             _mimo(1, 4096, 64),
+            _memory(1, 1000, 2048),
+            _joint(1, 1000, 256),
         ),
     ),
     "cpu": Suite(
@@ -104,6 +133,12 @@ SUITES = {
             _ssd(1, 2048, 8, case="negative"),
             *(_diagonal(1, T, 64) for T in (1024, 4096, 16384, 65536)),
             *(_mimo(1, T, width) for width in (64, 128) for T in (1024, 4096, 16384, 65536)),
+            # the layers of a separation network, 4 s at 8 kHz
+            _memory(1, 4000, 2048),
+            _memory(1, 4000, 256),
+            _memory(1, 4000, 256, "grouped"),
+            _joint(1, 4000),
+            _joint(1, 16000),
         ),
     ),
     "gpu-quick": Suite(
@@ -120,6 +155,8 @@ SUITES = {
             _ssd(2, 4096, 32, dtype="bfloat16"),
             _diagonal(8, 4096, 256, dtype="bfloat16"),
             _mimo(8, 4096, 128, dtype="bfloat16"),
+            _memory(4, 4000, 2048, dtype="bfloat16"),
+            _joint(4, 4000, dtype="bfloat16"),
         ),
     ),
     "gpu": Suite(
@@ -167,6 +204,12 @@ SUITES = {
             _mimo(8, 4096, 128, dtype="bfloat16"),
             _mimo(32, 1024, 512, dtype="bfloat16"),
             _mimo(1, 65536, 128, dtype="bfloat16"),
+            _memory(4, 4000, 2048),
+            _memory(4, 4000, 2048, dtype="bfloat16"),
+            _memory(4, 4000, 256, "grouped", dtype="bfloat16"),
+            _joint(4, 4000),
+            _joint(4, 4000, dtype="bfloat16"),
+            _joint(1, 16000, dtype="bfloat16"),
         ),
     ),
 }

@@ -10,6 +10,8 @@ from . import (
     diagonal_jax,
     diagonal_torch,
     fla,
+    fsmn_attention,
+    fsmn_memory,
     jax_scan,
     mambapy_scan,
     mimo_jax,
@@ -66,4 +68,6 @@ CONTENDERS: Mapping[str, tuple[Contender, ...]] = {
         *mimo_unfused.CONTENDERS,
         *mimo_jax.CONTENDERS,
     ),
+    "fsmn_memory": (*_OURS, *fsmn_memory.CONTENDERS),
+    "joint_attention": (*_OURS, *fsmn_attention.CONTENDERS),
 }

@@ -40,8 +40,9 @@ def test_searches_are_bounded_and_keep_the_promise_of_exact_cuts(op, row):
     for candidate in rows:
         assert candidate != row
         assert set(candidate.tiles) == set(row.tiles)
+        cut = spec.exact_cut.get("triton", 1)
         for tile in {"BT", "C"} & set(candidate.tiles):
-            assert spec.exact_cut["triton"] % candidate.tiles[tile] == 0
+            assert cut == 1 or cut % candidate.tiles[tile] == 0  # 1: whatever the tiles are
 
 
 @pytest.mark.parametrize("op", OPS)

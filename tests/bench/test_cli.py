@@ -19,6 +19,8 @@ SMALL = (
     Workload(op="ssd", case="positive", B=1, T=6, dims={"H": 1, "G": 1, "P": 4, "N": 4}),
     Workload(op="diagonal_ssm", case="zoh", B=1, T=6, dims={"H": 2, "M": 2}),
     Workload(op="mimo_ssm", case="zoh", B=1, T=6, dims={"H": 2, "P": 2}),
+    Workload(op="fsmn_memory", case="projection", B=1, T=6, dims={"C": 2, "J": 1, "W": 3}),
+    Workload(op="joint_attention", case="released", B=1, T=6, dims={"E": 2, "S": 32}),
 )
 
 

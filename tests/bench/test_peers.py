@@ -25,10 +25,21 @@ CASES = {
     "ssd": SSD,
     "diagonal_ssm": [("zoh", {"H": 3, "M": 4})],
     "mimo_ssm": [("zoh", {"H": 3, "P": 4})],
+    "fsmn_memory": [
+        ("both sides", {"C": 3, "J": 1, "W": 7}),
+        ("projection", {"C": 3, "J": 1, "W": 7}),
+        ("grouped", {"C": 3, "J": 2, "W": 7}),
+        ("causal", {"C": 3, "J": 1, "W": 4}),
+    ],
+    "joint_attention": [
+        ("local", {"E": 3, "S": 6}),
+        ("causal", {"E": 3, "S": 6}),
+        ("released", {"E": 3, "S": 34}),
+    ],
 }
 
 # What some peer can't do; every other case is done by all.
-BEYOND = {"signed", "mixer", "grouped", "negative", "alpha"}
+BEYOND = {"signed", "mixer", "grouped", "negative", "alpha", "causal"}
 
 # Compiled peers run the same functions; compiling them takes longer than all of this.
 INSTALLED = [
