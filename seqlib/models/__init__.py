@@ -9,8 +9,12 @@ from .lm import (
     SeqLMForTokenClassification,
     SeqLMModel,
 )
+from .mossformer2 import MossFormer2Config, MossFormer2ForSpeechSeparation, MossFormer2Model
 
 __all__ = [
+    "MossFormer2Config",
+    "MossFormer2ForSpeechSeparation",
+    "MossFormer2Model",
     "SeqLMConfig",
     "SeqLMForCausalLM",
     "SeqLMForSequenceClassification",

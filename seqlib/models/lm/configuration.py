@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ...layers.batch_norm import BatchNorm
 from ...layers.mlp import swiglu_width
@@ -15,15 +15,7 @@ from ...layers.norm import LayerNorm, RMSNorm
 from ...mixers import mixer_class
 from ...mixers.checks import check_kinds
 from ...mixers.names import unknown_name
-
-# Keywords without a field that transformers itself passes to a configuration or reads back from
-# its JSON file.
-_BASE_NAMES = {
-    *("attn_implementation", "auto_map", "custom_pipelines", "experts_implementation"),
-    *("finetuning_task", "name_or_path", "num_labels", "output_attentions"),
-    *("per_layer_config", "prefix", "quantization_config", "sep_token_id", "tokenizer_class"),
-    "torch_dtype",
-}
+from ..keywords import check_keywords
 
 CHOICES = {
     "norm_type": ("rms", "layer", "batch"),
@@ -99,7 +91,7 @@ class SeqLMConfig(PreTrainedConfig):
             raise ValueError(
                 f"this is the configuration of a {model_type!r} model, not of {self.model_type!r}"
             )
-        _check_keywords(kwargs)
+        check_keywords(kwargs, [field.name for field in fields(SeqLMConfig)])
         if self.num_hidden_layers is None:
             self.num_hidden_layers = 24 if self.block_types is None else len(self.block_types)
         if self.block_types is None:
@@ -203,14 +195,3 @@ def build_mixer(config: SeqLMConfig, name: str) -> torch.nn.Module:
             raise unknown_name(f"option of {name}", option, known)
     check_kinds(mixer.__init__, options, name)
     return mixer(config.hidden_size, **options)
-
-
-def _check_keywords(kwargs: dict[str, Any]) -> None:
-    known = {field.name for field in fields(SeqLMConfig)} | _BASE_NAMES
-    generation = GenerationConfig().to_dict()
-    for name in kwargs:
-        if name in _BASE_NAMES or name.startswith("_"):
-            continue
-        if name in generation:
-            raise ValueError(f"{name} belongs in model.generation_config, not in the configuration")
-        raise unknown_name("configuration field", name, known)
