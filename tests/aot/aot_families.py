@@ -12,6 +12,8 @@ from seqlib_kernels._core.launch import Launch, LaunchTable
 from seqlib_kernels.delta_rule import kernels as delta_rule
 from seqlib_kernels.delta_rule import launch as delta_rule_launch
 from seqlib_kernels.delta_rule.launch import LAUNCH as DELTA_RULE
+from seqlib_kernels.fsmn.attention import kernels as joint_attention
+from seqlib_kernels.fsmn.attention.launch import LAUNCH as JOINT_ATTENTION
 from seqlib_kernels.fsmn.memory import kernels as fsmn_memory
 from seqlib_kernels.fsmn.memory.arguments import Options as MemoryOptions
 from seqlib_kernels.fsmn.memory.arguments import Tensors as MemoryTensors
@@ -141,6 +143,21 @@ def _fsmn_memory(dtype: torch.dtype, width: int, *, full: bool, J: int = 1) -> N
     fsmn_memory.backward(y, hT, given, options)
 
 
+def _joint_attention(
+    dtype: torch.dtype, width: int, *, full: bool, causal: bool = False, group: int = 256
+) -> None:
+    """Both passes with dropout and packed sequences, or without."""
+    B, T, S, wide = 1 if full else 2, 4000, 128, state_dtype(dtype)
+    z, qk = _meta(B, T, 2 * width, dtype=dtype), _meta(B, T, S, dtype=dtype)
+    o, gain, freqs = z[..., :width], _meta(4, S, dtype=wide), _meta(16, dtype=F32)
+    keep = _meta(B, T, group, dtype=torch.bool) if full else None
+    memory = _meta(32, S, 2 * width, dtype=wide)
+    given = (z, qk, gain, gain, freqs, keep, _boundaries(full))
+    options = (group, causal, False, 1.1 if full else 1.0)
+    joint_attention.forward(*given, o, memory, *options)
+    joint_attention.backward(*given, memory, o, z, qk, gain, gain, *options)
+
+
 @dataclass(frozen=True)
 class Family:
     """A family's table, and what to compile for a row.
@@ -213,6 +230,17 @@ FAMILIES = {
             "plain": {"full": False},
             "full": {"full": True},
             "grouped": {"full": False, "J": 2},
+        },
+    ),
+    "joint_attention": Family(
+        JOINT_ATTENTION,
+        _joint_attention,
+        {2: (BF16,), 4: (F32, F16)},
+        {
+            "plain": {"full": False},
+            "full": {"full": True},
+            "causal": {"full": True, "causal": True},
+            "blocks": {"full": True, "causal": True, "group": 1024},
         },
     ),
 }

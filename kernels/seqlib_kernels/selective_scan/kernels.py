@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .._core import alloc
+from .._core.kernels_math import sigmoid
 from .arguments import Tensors
 from .launch import LAUNCH
 
@@ -142,7 +143,7 @@ def _scan(
         slot = after
         if z is not None:
             gate = tl.load(z + o_row + o, mask=m, other=0.0).to(ACC)
-            b_y *= gate * _sigmoid(gate)
+            b_y *= gate * sigmoid(gate)
         tl.store(y + o_row + o, b_y.to(y.dtype.element_ty), mask=m)
 
 
@@ -198,7 +199,7 @@ def _adjoint(
         b_dy = tl.load(dy + o_row + o, mask=m, other=0.0).to(ACC)
         if z is not None:
             gate = tl.load(z + o_row + o, mask=m, other=0.0).to(ACC)
-            b_dy *= gate * _sigmoid(gate)
+            b_dy *= gate * sigmoid(gate)
         read = b_skip * b_u
         d_input = tl.zeros([BT, BD], ACC)
         d_delta = tl.zeros([BT, BD], ACC)
@@ -241,13 +242,13 @@ def _adjoint(
         if SOFTPLUS:
             # Loaded again: as many registers would spill.
             x, _delta = _step_sizes(dt + o_row + o, m, bias, SOFTPLUS, ACC)
-            d_delta *= tl.where(x > 20, 1.0, _sigmoid(x))
+            d_delta *= tl.where(x > 20, 1.0, sigmoid(x))
         d_delta = tl.where(m, d_delta, 0.0)
         dbias += tl.sum(d_delta, 0, keep_dims=True)
         tl.store(ddt + o_row + o, d_delta.to(ddt.dtype.element_ty), mask=m)
         if z is not None:
             gate = tl.load(z + o_row + o, mask=m, other=0.0).to(ACC)
-            s = _sigmoid(gate)
+            s = sigmoid(gate)
             b_dz = tl.load(dy + o_row + o, mask=m, other=0.0).to(ACC) * read
             b_dz *= s * (1 + gate * (1 - s))
             tl.store(dz + o_row + o, b_dz.to(dz.dtype.element_ty), mask=m)
@@ -341,12 +342,6 @@ def _decay(delta, rate, NEGATIVE: tl.constexpr):
     if NEGATIVE:
         return 2 * e, 2 * e - 1
     return e, e
-
-
-@triton.jit
-def _sigmoid(x):
-    e = tl.exp(-tl.abs(x))
-    return tl.where(x < 0, e, 1.0) / (1 + e)
 
 
 @triton.jit

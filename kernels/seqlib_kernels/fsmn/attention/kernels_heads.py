@@ -10,7 +10,7 @@ import triton.language as tl
 from ..._core.kernels_chunks import bounds, locate
 
 RUNTIME = ["NS", "T"]  # lengths never choose the code
-TURN = tl.constexpr(2 * math.pi)
+QUARTER = tl.constexpr(math.pi / 2)
 
 
 @triton.jit
@@ -30,20 +30,35 @@ def own_rows(cu_seqlens, NS, T, G: tl.constexpr, BLOCK: tl.constexpr, PACKED: tl
 
 
 @triton.jit
-def rotation(freqs, position, o_s, R: tl.constexpr, ACC: tl.constexpr):
-    """Cosines, and sines with the sign that the other number of a pair gets, of [rows, S].
+def cosine_sine(angle):
+    """Of float64 angles, as float32; the library's own functions take stack memory.
 
-    Angles are reduced to one turn in float64: a long recording has frames enough for the
-    rounding of a float32 product to show.
+    The angle is reduced in float64: a long recording has frames enough for the rounding of a
+    float32 product to show. The series end where the next term is below float32 at pi / 4.
     """
-    m_s = o_s < R
-    freq = tl.load(freqs + o_s // 2, mask=m_s, other=0.0).to(tl.float64)
+    quarter = tl.floor(angle / QUARTER + 0.5)
+    x = (angle - quarter * QUARTER).to(tl.float32)
+    y = x * x
+    cosine = 1 - y / 2 * (1 - y / 12 * (1 - y / 30 * (1 - y / 56 * (1 - y / 90))))
+    sine = x * (1 - y / 6 * (1 - y / 20 * (1 - y / 42 * (1 - y / 72))))
+    quarter = (quarter - 4 * tl.floor(quarter / 4)).to(tl.int32)
+    swapped = quarter % 2 == 1
+    first = tl.where(swapped, sine, cosine)
+    second = tl.where(swapped, cosine, sine)
+    first = tl.where((quarter == 1) | (quarter == 2), -first, first)
+    return first, tl.where(quarter >= 2, -second, second)
+
+
+@triton.jit
+def rotation(freqs, position, o_s, R: tl.constexpr, ACC: tl.constexpr):
+    """Cosines, and sines with the sign that the other number of a pair gets, of [rows, S]."""
+    freq = tl.load(freqs + o_s // 2, mask=o_s < R, other=0.0).to(tl.float64)
     angle = position.to(tl.float64)[:, None] * freq[None, :]
-    if ACC == tl.float32:
-        angle -= tl.floor(angle * (1 / TURN)) * TURN
-    angle = angle.to(ACC)
-    sine = tl.sin(angle)
-    return tl.cos(angle), tl.where(o_s[None, :] % 2 == 0, -sine, sine)
+    if tl.float64 == ACC:
+        cosine, sine = tl.cos(angle), tl.sin(angle)
+    else:
+        cosine, sine = cosine_sine(angle)
+    return cosine, tl.where(o_s[None, :] % 2 == 0, -sine, sine)
 
 
 @triton.jit

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from ..._core.kernels_chunks import inside, products, row_block, store_rows
+from ..._core.kernels_math import sigmoid
 from .kernels_heads import own_rows
 
 RUNTIME = ["NS", "T"]  # lengths never choose the code
@@ -19,9 +20,7 @@ def rectified(
 ):  # fmt: skip
     """relu(Qq Kq' / G) of frames o_q by frames o_k of a group; a NaN stays one."""
     row = 4 * S
-    x = products(
-        p_q, p_k, o_q * row, o_k * row, o_q < left, o_k < left, S, BS, ACC, DOT, PRECISION
-    )
+    x = products(p_q, p_k, o_q * row, o_k * row, o_q < left, o_k < left, S, BS, ACC, DOT, PRECISION)
     x = tl.where(x < 0, 0.0, x * (1.0 / G))
     if CAUSAL:
         x = tl.where(o_q[:, None] >= o_k[None, :], x, 0.0)
@@ -35,7 +34,9 @@ def kept(
 ):  # fmt: skip
     """Dropout's factors of frames o_q by frames o_k of a group."""
     mask = (o_q < left)[:, None] & (o_k < left)[None, :]
-    return tl.load(p_keep + o_q[:, None] * G + o_k[None, :], mask=mask, other=0).to(ACC) * KEEP_SCALE
+    return (
+        tl.load(p_keep + o_q[:, None] * G + o_k[None, :], mask=mask, other=0).to(ACC) * KEEP_SCALE
+    )
 
 
 @triton.jit
@@ -49,9 +50,7 @@ def weights(
     o_q, o_j = o_r, o_k
     if TRANSPOSED:
         o_q, o_j = o_k, o_r
-    x = rectified(
-        p_heads, p_heads + 2 * S, o_q, o_j, left, S, G, BS, CAUSAL, ACC, DOT, PRECISION
-    )
+    x = rectified(p_heads, p_heads + 2 * S, o_q, o_j, left, S, G, BS, CAUSAL, ACC, DOT, PRECISION)
     x *= x
     if KEEP:
         x *= kept(p_keep, o_q, o_j, left, G, KEEP_SCALE, ACC)
@@ -156,15 +155,15 @@ def attend(
         )  # fmt: skip
     p_z = z + row * 2 * E
     o_z = o_r * (2 * E)
-    for i in tl.range(0, COLUMNS, BE, disable_licm=True):
-        i_e = tl.program_id(2) * COLUMNS + i
+    columns = tl.program_id(2) * COLUMNS
+    for i_e in tl.range(columns, tl.minimum(columns + COLUMNS, E), BE, disable_licm=True):
         a_v, a_u = joint(
             whole, p_heads, p_z, p_memory, p_keep, o_r, i_r, left, i_e, S, E, G, BR, BK, BE, BS,
             CAUSAL, KEEP, KEEP_SCALE, False, ACC, DOT, PRECISION,
         )  # fmt: skip
         v = row_block(p_z, o_z, m_r, i_e, E, BE).to(ACC)
         u = row_block(p_z + E, o_z, m_r, i_e, E, BE).to(ACC)
-        gate = 1.0 / (1.0 + tl.exp(-(a_v * u)))
+        gate = sigmoid(a_v * u)
         if GRADIENT:
             d = row_block(do + row * E, o_r * E, m_r, i_e, E, BE).to(ACC) * gate
             q = d * a_u * v * (1.0 - gate)
@@ -203,8 +202,8 @@ def z_gradients(
         )  # fmt: skip
     p_dz = dz + row * 2 * E
     o_z = o_r * (2 * E)
-    for i in tl.range(0, COLUMNS, BE, disable_licm=True):
-        i_e = tl.program_id(2) * COLUMNS + i
+    columns = tl.program_id(2) * COLUMNS
+    for i_e in tl.range(columns, tl.minimum(columns + COLUMNS, E), BE, disable_licm=True):
         d_v, d_u = joint(
             whole, p_heads, da + row * 2 * E, p_memory, p_keep, o_r, i_r, left, i_e,
             S, E, G, BR, BK, BE, BS, CAUSAL, KEEP, KEEP_SCALE, True, ACC, DOT, PRECISION,

@@ -30,12 +30,13 @@ LAUNCH = LaunchTable(
             itemsize=4,
             width=1024,
             tiles={"BR": 32, "BK": 32, "BQ": 32, "BE": 32, "BS": 32, "COLUMNS": 64},
+            per_kernel={"z_gradients": {"num_warps": 8}},
         ),
         Launch(
             arch="sm_80",
             itemsize=2,
             width=1024,
-            tiles={"BR": 64, "BK": 256, "BQ": 64, "BE": 64, "BS": 64, "COLUMNS": 256},
+            tiles={"BR": 64, "BK": 256, "BQ": 64, "BE": 32, "BS": 64, "COLUMNS": 256},
             num_warps=8,
         ),
         Launch(
@@ -48,7 +49,7 @@ LAUNCH = LaunchTable(
             arch="gfx942",
             itemsize=2,
             width=1024,
-            tiles={"BR": 32, "BK": 64, "BQ": 32, "BE": 32, "BS": 32, "COLUMNS": 64},
+            tiles={"BR": 32, "BK": 32, "BQ": 32, "BE": 32, "BS": 32, "COLUMNS": 64},
         ),
         Launch(
             arch="gfx942",
