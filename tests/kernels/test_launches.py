@@ -30,6 +30,13 @@ LAUNCHES = {
         ],
     ),
     "mimo_ssm: variable": (["_scan"], ["_adjoint"]),
+    "joint_attention": (
+        ["write_heads", "memory_pieces", "join_pieces", "attend"],
+        [
+            *("write_heads", "attend", "memory_pieces", "join_pieces", "z_gradients"),
+            *("score_gradients", "head_gradients", "qk_gradients"),
+        ],
+    ),
     "fsmn_memory": (["_outputs"], ["_inputs", "_taps"]),
     "fsmn_memory: causal": (["_outputs", "_last_rows"], ["_inputs", "_taps", "_first_rows"]),
     "fsmn_memory: causal, grouped": (
