@@ -3,7 +3,6 @@
 
 import os
 import wave
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,27 +101,6 @@ def to_int16(samples: np.ndarray) -> np.ndarray:
 def from_int16(levels: np.ndarray) -> np.ndarray:
     """16-bit levels as float32 in [-1, 1)."""
     return levels.astype(np.float32) / np.float32(FULL_SCALE)
-
-
-def check_mixture(
-    names: Sequence[Path_], mixture: np.ndarray, sources: Sequence[np.ndarray]
-) -> None:
-    """Hold a mixture and its sources to what training needs.
-
-    Args:
-        names: the file of the mixture, then those of the sources.
-
-    Raises:
-        AudioError: lengths that differ, or a source that is silent.
-    """
-    for name, source in zip(names[1:], sources, strict=True):
-        if len(source) != len(mixture):
-            raise AudioError(
-                f"{name} must be as long as {names[0]}, {len(mixture)} samples, "
-                f"it has {len(source)}"
-            )
-        if not source.any():
-            raise AudioError(f"{name} must hold sound, it is silent")
 
 
 def _decode(path: Path_, start: int, frames: int | None) -> tuple[np.ndarray, AudioInfo]:

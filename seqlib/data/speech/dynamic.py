@@ -133,8 +133,9 @@ def _levels(speakers: int, rng: np.random.Generator) -> list[float]:
 
 def _at_amplitude(samples: np.ndarray, decibels: float) -> np.ndarray:
     mean = np.abs(samples).mean()
-    # a part without sound stays as it is
-    return samples * (10 ** (decibels / 20) / mean) if mean > 0 else samples
+    if mean == 0:
+        raise AudioError("the part of a recording that was drawn is silent")
+    return samples * (10 ** (decibels / 20) / mean)
 
 
 def _random_part(samples: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .audio import AudioError, audio_info, check_mixture, read_audio
+from .audio import AudioError, audio_info, read_audio
 from .mixing import Mixture
 
 SUM_TOLERANCE = 2.5 / 32768  # two levels of 16-bit rounding
@@ -47,19 +47,29 @@ class MixtureItem:
             )
         return info.frames
 
-    def read(self, sampling_rate: int, *, start: int = 0, frames: int | None = None) -> Mixture:
-        """Its signals, or `frames` samples of them from `start` on.
+    def read(self, sampling_rate: int) -> Mixture:
+        """Its signals, whole.
 
         Raises:
             AudioError: a file that can't be used, lengths that differ, a source silent throughout.
         """
-        part = {"start": start, "frames": frames}
-        mixture = read_audio(self.mixture, sampling_rate, **part)
-        sources = [read_audio(path, sampling_rate, **part) for path in self.sources]
-        noise = None if self.noise is None else read_audio(self.noise, sampling_rate, **part)
-        if frames is None:
-            check_mixture([self.mixture, *self.sources], mixture, sources)
+        mixture = read_audio(self.mixture, sampling_rate)
+        sources = [read_audio(path, sampling_rate) for path in self.sources]
+        noise = None if self.noise is None else read_audio(self.noise, sampling_rate)
+        for path, source in zip(self.sources, sources, strict=True):
+            self._hold_length(path, source, mixture)
+            if not source.any():
+                raise AudioError(f"{path} must hold sound, it is silent")
+        if self.noise is not None and noise is not None:
+            self._hold_length(self.noise, noise, mixture)
         return Mixture(mixture, np.stack(sources), noise)
+
+    def _hold_length(self, path: Path, signal: np.ndarray, mixture: np.ndarray) -> None:
+        if len(signal) != len(mixture):
+            raise AudioError(
+                f"{path} must be as long as {self.mixture}, {len(mixture)} samples, "
+                f"it has {len(signal)}"
+            )
 
     def check(self, sampling_rate: int) -> None:
         """Hold the whole item to its promises, the sum of its sources among them.

@@ -69,8 +69,6 @@ def mix(
     sampling_rate: int,
     *,
     mode: str = "min",
-    noise: np.ndarray | None = None,
-    snr: float = 0.0,
 ) -> Mixture:
     """Add sources at relative levels, as WSJ0-2mix does.
 
@@ -82,12 +80,9 @@ def mix(
         sources: C signals [T_i].
         gains: of each source in dB.
         mode: "min" or "max".
-        noise: [T] at least as long as the result; it is cut.
-        snr: of the first source's active level over the noise's, in dB.
 
     Raises:
-        ValueError: fewer gains than sources, an unknown mode, a silent signal, or noise that is
-            too short.
+        ValueError: fewer gains than sources, an unknown mode, or a silent source.
     """
     if len(gains) != len(sources) or not sources:
         raise ValueError(
@@ -100,14 +95,8 @@ def mix(
     scaled = np.zeros((len(sources), length))
     for row, source, gain in zip(scaled, sources, gains, strict=True):
         row[: len(source)] = _at_level(source, gain, sampling_rate)[:length]
-    parts = scaled
-    if noise is not None:
-        if len(noise) < length:
-            raise ValueError(f"noise must be at least {length} samples long, got {len(noise)}")
-        hiss = _at_level(noise[:length], gains[0] - snr, sampling_rate)
-        parts = np.concatenate([scaled, hiss[None]])
-    parts, mixture = fit_peak(parts)
-    return Mixture(mixture, parts[: len(sources)], None if noise is None else parts[-1])
+    parts, mixture = fit_peak(scaled)
+    return Mixture(mixture, parts)
 
 
 def fit_peak(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -120,5 +109,5 @@ def fit_peak(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _at_level(samples: np.ndarray, gain: float, sampling_rate: int) -> np.ndarray:
     level = active_level(samples, sampling_rate)
     if level == 0:
-        raise ValueError("a signal to be mixed must hold sound, one is silent")
+        raise ValueError("a source to be mixed must hold sound, one is silent")
     return samples.astype(np.float64) * (10 ** (gain / 20) / level)

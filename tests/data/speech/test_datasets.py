@@ -174,6 +174,21 @@ def test_dynamic_mixing_levels_and_speakers(tmp_path, caplog):
         DynamicMixtures({"a": [noise], "b": []}, sampling_rate=RATE, size=1)
 
 
+def test_a_silent_part_is_drawn_again(tmp_path, caplog):
+    loud = speech(0, 1.0)
+    pause = np.concatenate([np.zeros(20000, np.float32), loud])
+    files = {name: [tmp_path / f"{name}.wav"] for name in ("loud", "pause")}
+    for name, samples in (("loud", loud), ("pause", pause)):
+        write_audio(files[name][0], samples, RATE)
+    data = DynamicMixtures(files, sampling_rate=RATE, size=30, seconds=None)
+    for i in range(30):
+        labels = data[i]["labels"]
+        assert labels.isfinite().all()
+        assert (labels.abs().amax(1) > 0).all()
+    assert data.bad_files == 0
+    assert not caplog.records
+
+
 def test_dynamic_levels_follow_the_published_distribution():
     from seqlib.data.speech.dynamic import _levels
 

@@ -84,6 +84,16 @@ def test_what_a_folder_lacks_is_named(tmp_path):
         wham(tmp_path, "train", sampling_rate=11025)
 
 
+def test_noise_of_another_length(tmp_path):
+    base = tmp_path / "wav8k" / "min" / "tr"
+    write_mixture(base, "a.wav", ("mix_both", "s1", "s2", "noise"))
+    write_audio(base / "noise" / "a.wav", speech(0, 1.4), RATE)
+    with pytest.raises(
+        AudioError, match=r"noise/a\.wav must be as long as .*mix_both/a\.wav, 12000"
+    ):
+        wham(tmp_path, "train")[0].read(RATE)
+
+
 def test_a_mixture_that_is_not_the_sum(tmp_path, caplog):
     for subset in ("tr", "cv", "tt"):
         write_mixture(tmp_path / "wav8k" / "min" / subset, "a.wav", ("mix", "s1", "s2"))
