@@ -72,16 +72,8 @@ def _mimo(B: int, T: int, width: int, dtype: str = "float32") -> Workload:
     return Workload(op="mimo_ssm", case="zoh", B=B, T=T, dims=dims, dtype=dtype)
 
 
-def _memory(
-    B: int,
-    T: int,
-    C: int,
-    J: int = 1,
-    W: int = 17,
-    case: str = "projection",
-    dtype: str = "float32",
-) -> Workload:
-    dims = {"C": C, "J": J, "W": W}
+def _memory(B: int, T: int, C: int, case: str = "projection", dtype: str = "float32") -> Workload:
+    dims = {"C": C, "J": 2, "W": 39} if case == "grouped" else {"C": C, "J": 1, "W": 17}
     return Workload(op="fsmn_memory", case=case, B=B, T=T, dims=dims, dtype=dtype)
 
 

@@ -51,12 +51,18 @@ def test_facts_name_the_device(gpu):
     assert gpu.facts()["device"] == "Stand-in 9000"
 
 
+# Where 16 does not do: an odd number of taps, and no fewer channels than turn.
+LARGEST = {"W": 15, "S": 32}
+
+
 @pytest.mark.parametrize("name", ["gpu-quick", "gpu"])
 def test_every_gpu_workload_runs_when_it_is_small(name, gpu):
     """All but the length and the batch as in the suite, on the CPU backend in place of Triton's."""
     suite = suites.SUITES[name]
     small = tuple(
-        dataclasses.replace(w, B=1, T=5, dims={n: min(size, 16) for n, size in w.dims.items()})
+        dataclasses.replace(
+            w, B=1, T=5, dims={n: min(size, LARGEST.get(n, 16)) for n, size in w.dims.items()}
+        )
         for w in suite.workloads
     )
     contender = dataclasses.replace(ours("cpu", "cuda"), name="seqlib triton")
