@@ -2,6 +2,7 @@
 """Where prepared data lives, and how a folder of it appears whole or not at all."""
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -14,6 +15,13 @@ from typing import Any
 def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """The cache directory: `cache_dir`, else `$SEQLIB_DATA`, else `~/.cache/seqlib`."""
     return Path(cache_dir or os.environ.get("SEQLIB_DATA") or "~/.cache/seqlib").expanduser()
+
+
+def folder_of(name: str, path: str | os.PathLike[str] | None) -> str:
+    """The folder of data called `name`, another one for each `path` that it is to come from."""
+    if path is None:
+        return name
+    return f"{name}-{hashlib.sha256(str(Path(path).absolute()).encode()).hexdigest()[:8]}"
 
 
 @contextlib.contextmanager

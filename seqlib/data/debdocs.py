@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from . import cleaning
+from .cache import folder_of
 from .corpus import Document, Preparation
 from .debian import fetch_package, package_of, real_package
 from .splits import hash_split
@@ -97,7 +98,6 @@ def debdocs(
     skipped: dict[str, str] = {}
 
     root = Path(path or "/").absolute()
-    suffix = f"-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}" if path else ""
 
     def documents() -> Iterator[Document]:
         found = {source: _find(root, source) for source in sources}
@@ -122,7 +122,7 @@ def debdocs(
 
     return Preparation(
         name=name,
-        folder=VERSION.replace("debdocs", name) + suffix,
+        folder=folder_of(VERSION.replace("debdocs", name), path),
         documents=documents,
         about={
             "licence": {source.package: source.licence for source in sources},

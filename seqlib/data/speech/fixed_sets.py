@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cache import atomic_directory, read_about
+from ..cache import atomic_directory, folder_of, read_about
 from .audio import to_int16, write_audio
 from .items import MixtureItem, read_list
 from .mixing import Mixture
@@ -70,7 +70,7 @@ def open_prompts_2mix(
         raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
     across_sexes = name.endswith("-mf")
     store = open_prompts(root, path=path, fetch=fetch)
-    target = root / f"{name}-v1"
+    target = root / folder_of(f"{name}-v1", path)
     if not (target / "manifest.json").is_file():
         logger.info("preparing %s in %s", name, target)
         with atomic_directory(target) as scratch:

@@ -125,7 +125,7 @@ def load_speech(
             once into the cache), or a corpus that you have: "wsj0-2mix", "wsj0-3mix",
             "libri2mix", "libri3mix", "libri2mix-noisy", "wham", "whamr".
         root: the folder of the corpus; for prompts that into which the packages were unpacked,
-            / when None.
+            / when None. Each has a place of its own in the cache.
         sampling_rate, mode: which variant of the corpus; prompts have 8,000 and "min" alone.
         fetch: let prompts download the Debian packages that are not installed.
         cache_dir: where prepared data lives; `$SEQLIB_DATA`, then ~/.cache/seqlib by default.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cache import atomic_directory, check_size, read_about
+from ..cache import atomic_directory, check_size, folder_of, read_about
 from ..splits import hash_fraction
 from .audio import from_int16, to_int16
 from .prompts import SAMPLING_RATE, VOICES, PromptSource, Voice
@@ -124,7 +124,7 @@ def open_prompts(
         RuntimeError: a download failed.
         OSError: the cache can't be written.
     """
-    target = root / FOLDER
+    target = root / folder_of(FOLDER, path)
     if not (target / "manifest.json").is_file():
         source = PromptSource(path, fetch=fetch)
         logger.info("preparing the prompts in %s", target)

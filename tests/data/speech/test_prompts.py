@@ -95,7 +95,7 @@ def test_fixed_sets_have_the_layout_of_wsj0_and_can_be_mixed_again(
     prompt_root, tmp_path, small_sets
 ):
     data = load_speech("prompts-2mix", root=prompt_root, cache_dir=tmp_path)
-    folder = tmp_path / "prompts-2mix-v1"
+    folder = data.sets["validation"][0].mixture.parents[4]
     rows = read_rows(folder / "tt_unseen.csv")
     assert len(rows) == 4
     assert {r[f"voice_{i}"] for r in rows for i in (1, 2)} == {"carlo", "menardi"}
@@ -129,8 +129,28 @@ def test_preparing_twice_gives_the_same_bytes(prompt_root, tmp_path, small_sets)
     other = load_speech("prompts-2mix-mf", root=prompt_root, cache_dir=tmp_path / "a")
     assert other.manifest["sha256"] != first.manifest["sha256"]
     sexes = {v.name: v.sex for v in VOICES}
-    for row in read_rows(tmp_path / "a" / "prompts-2mix-mf-v1" / "tt.csv"):
+    for row in read_rows(other.sets["test-seen"][0].mixture.parents[4] / "tt.csv"):
         assert sexes[row["voice_1"]] != sexes[row["voice_2"]]
+
+
+def test_packages_that_are_missing_are_fetched(prompt_root, tmp_path, small_sets, monkeypatch):
+    fetched = []
+
+    def fetch(package, folder):
+        (voice,) = (v for v in VOICES if v.package == package)
+        (folder / voice.folder).parent.mkdir(parents=True)
+        (folder / voice.folder).symlink_to(prompt_root / voice.folder)
+        fetched.append(package)
+        return "1.0"
+
+    monkeypatch.setattr("seqlib.data.speech.prompts.fetch_package", fetch)
+    there = tmp_path / "root" / VOICES[0].folder
+    there.parent.mkdir(parents=True)
+    there.symlink_to(prompt_root / VOICES[0].folder)
+    data = load_speech("prompts-2mix", root=tmp_path / "root", fetch=True, cache_dir=tmp_path)
+    assert fetched == [v.package for v in VOICES[1:]]
+    assert data.manifest["versions"]["festvox-ru"] == "1.0"
+    assert data.manifest["attribution"]["festvox-ru"] == "Nickolay Shmyrev 2005"
 
 
 def test_a_damaged_recording_is_fatal_and_leaves_nothing(prompt_root, tmp_path):
@@ -149,11 +169,11 @@ def test_a_damaged_recording_is_fatal_and_leaves_nothing(prompt_root, tmp_path):
 
 def test_lists_made_from_other_prompts_are_refused(prompt_root, tmp_path, small_sets):
     load_speech("prompts-2mix", root=prompt_root, cache_dir=tmp_path)
-    file = tmp_path / "prompts-v1" / "manifest.json"
+    (file,) = tmp_path.glob("prompts-v1-*/manifest.json")
     manifest = json.loads(file.read_text())
     file.write_text(json.dumps({**manifest, "sha256": "0"}))
     with pytest.raises(ValueError, match="made from other prompts than"):
-        load_speech("prompts-2mix", cache_dir=tmp_path)
+        load_speech("prompts-2mix", root=prompt_root, cache_dir=tmp_path)
 
 
 def test_the_command(prompt_root, tmp_path, small_sets, monkeypatch, capsys):
