@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..packed import sequence_and_position
 from .norms import root_mean_square
 from .projection import ConvolvedProjection
-from .state import check_state, outer
+from .state import check_state
 
 _MEMORY = tuple(field.name for field in fields(JointAttentionState))
 
@@ -38,8 +38,8 @@ class JointAttentionBlock(nn.Module):
         causal: outputs depend on earlier frames only.
         normalize: what the causal linear part is divided by, "frames" or "group".
 
-    State, of the causal form: {"shift" [B, 1, D/2], "hidden", "qk", "out": of the projections,
-    "attention.*": the tensors of `JointAttentionState`}, batch first.
+    State, of the causal form: {"shift": [B, 1, D/2], "hidden", "qk" and "out" of the projections,
+    and the tensors of `JointAttentionState`}, batch first.
 
     Sources: arXiv 2302.11824 (MossFormer), 2202.10447 (FLASH).
     """
@@ -110,7 +110,7 @@ class JointAttentionBlock(nn.Module):
             return y, None
         half = (x.shape[2] + 1) // 2
         own = {"shift": x[:, -1:, :half].clone(), "hidden": after_z, "qk": after_qk, "out": after_y}
-        return y, own | outer("attention", after)
+        return y, own | after
 
     def _shifted(self, x: Tensor, before: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
         half = (x.shape[2] + 1) // 2
@@ -150,7 +150,7 @@ class JointAttentionBlock(nn.Module):
             E, S = z.shape[2] // 2, qk.shape[2]
             before = JointAttentionState.empty(z.shape[0], E, S, self.group_size, z)
         else:
-            before = JointAttentionState(*(state[f"attention.{name}"] for name in _MEMORY))
+            before = JointAttentionState(*(state[name] for name in _MEMORY))
         advance = joint_attention_step if z.shape[1] == 1 else joint_attention_segment
         o, after = advance(
             z,

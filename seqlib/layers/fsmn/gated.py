@@ -126,7 +126,19 @@ class GatedFsmnBlock(nn.Module):
         Raises:
             ValueError: a state without `causal`.
         """
+        y, after = self.branch(x, state=state, cu_seqlens=cu_seqlens, return_state=return_state)
+        return x + y, after
+
+    def branch(
+        self,
+        x: Tensor,
+        *,
+        state: dict[str, Tensor] | None = None,
+        cu_seqlens: Tensor | None = None,
+        return_state: bool = False,
+    ) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """What is added to x: `forward` for those with a residual of their own."""
         h = self.reduce(x)
         h = self.norm_in(F.prelu(h, self.slope.to(h.dtype)))
         h, after = self.gated(h, state=state, cu_seqlens=cu_seqlens, return_state=return_state)
-        return x + self.expand(self.norm_out(h)), after
+        return self.expand(self.norm_out(h)), after
