@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from seqlib_kernels._core import threads
 from seqlib_kernels.fsmn.attention.op import joint_attention
+from seqlib_kernels.fsmn.attention.segment import joint_attention_segment
 from seqlib_kernels.fsmn.attention.spec import SPEC
 from seqlib_kernels.fsmn.attention.step import JointAttentionState, joint_attention_step
 from seqlib_kernels.testing import Problem, errors, oracle, rel_err, solve
@@ -273,6 +274,40 @@ def test_steps_equal_the_causal_op(name, dtype):
         not errors({"output": torch.cat(outputs, 1)}, {"output": want}, problem)["output"]
         > (SPEC.tolerance[dtype])
     )
+
+
+@each_causal_case
+@pytest.mark.parametrize("dtype", CASES["causal"].dtypes, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("lengths", [(11,), (4, 7), (3, 0, 2, 6), (1, 8, 2)], ids=str)
+def test_segments_equal_the_causal_op(lengths, name, dtype):
+    problem = draw(name, 11, dims=CASES[name].odd, dtype=dtype)
+    options = {n: v for n, v in problem.case.options.items() if n != "causal"}
+    x = dict(problem.inputs)
+    z, qk = (x.pop(n).split(lengths, 1) for n in ("z", "qk"))
+    state = JointAttentionState.empty(2, 5, 7, options["group_size"], z[0])
+    outputs = []
+    for part in zip(z, qk, strict=True):
+        o, state = joint_attention_segment(*part, **x, **options, state=state)
+        outputs.append(o)
+    assert state.position.tolist() == [11, 11]
+    got, want = {"output": torch.cat(outputs, 1)}, {"output": oracle(problem)["output"]}
+    assert not errors(got, want, problem)["output"] > SPEC.tolerance[dtype]
+
+
+def test_segments_and_steps_leave_the_same_state():
+    problem = draw("causal", 10, dtype=F64)
+    x = {n: v for n, v in {**problem.inputs, **problem.case.options}.items() if n != "causal"}
+    z, qk = x.pop("z"), x.pop("qk")
+    stepped = JointAttentionState.empty(2, 3, 6, 4, z)
+    for t in range(10):
+        _, stepped = joint_attention_step(z[:, t : t + 1], qk[:, t : t + 1], **x, state=stepped)
+    begun = JointAttentionState.empty(2, 3, 6, 4, z)
+    _, whole = joint_attention_segment(z, qk, **x, state=begun)
+    torch.testing.assert_close(whole.memory, stepped.memory)
+    held = 10 % 4  # rows behind are stale
+    assert torch.equal(whole.z[:, :held], stepped.z[:, :held])
+    torch.testing.assert_close(whole.keys[:, :held], stepped.keys[:, :held])
+    assert torch.equal(whole.position, stepped.position)
 
 
 def test_steps_of_sequences_at_frames_of_their_own():
