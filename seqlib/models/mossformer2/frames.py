@@ -44,7 +44,7 @@ class Frames:
                 f"input_values must have at least {config.min_samples} samples, two frames, "
                 f"got {self.samples}"
             )
-        self.lengths = _lengths(attention_mask, lengths, input_values, config.min_samples)
+        self.lengths = read_lengths(attention_mask, lengths, input_values, config.min_samples)
         self.cu_seqlens, self._order = None, None
         if self.lengths is not None:
             counts = self._windows_in(self.lengths)
@@ -78,10 +78,19 @@ def overlap_add(windows: Tensor) -> Tensor:
     return (F.pad(first, (0, 0, 0, 1)) + F.pad(second, (0, 0, 1, 0))).flatten(1)
 
 
-def _lengths(
+def read_lengths(
     attention_mask: Tensor | None, lengths: Tensor | None, input_values: Tensor, least: int
 ) -> Tensor | None:
-    """The samples of every mixture on the CPU, or None where nothing is padded."""
+    """The samples [B] of every row as int64 on the CPU, or None where nothing is padded.
+
+    Args:
+        attention_mask: [B, T] or None; lengths: [B] or None; input_values: [B, T].
+        least: samples that a row must have.
+
+    Raises:
+        ValueError: both are given, another shape, padding that isn't on the right, or lengths
+            out of range.
+    """
     B, T = input_values.shape
     if attention_mask is not None:
         if lengths is not None:
