@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where each token of a packed row stands."""
+"""Where each token stands in a packed row, or in one without padding."""
 
 import torch
 from torch import Tensor
@@ -20,3 +20,11 @@ def sequence_and_position(
     t = torch.arange(length, device=device)
     sequence = torch.searchsorted(bounds, t, right=True) - 1
     return sequence, t - bounds[sequence]
+
+
+def real_first(mask: Tensor) -> Tensor:
+    """The place of each token when the real ones move to the front, in order: [B, T]."""
+    real = mask.long()
+    return torch.where(
+        mask, real.cumsum(1) - 1, real.sum(1, keepdim=True) + (1 - real).cumsum(1) - 1
+    )

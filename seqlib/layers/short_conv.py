@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .packed import sequence_and_position
+from .packed import real_first, sequence_and_position
 
 
 class ShortConvolution(nn.Module):
@@ -64,7 +64,7 @@ class ShortConvolution(nn.Module):
         K = self.kernel_size
         rank_BTC = None
         if mask is not None:
-            rank_BTC = _rank(mask)[..., None].expand(B, T, C)
+            rank_BTC = real_first(mask)[..., None].expand(B, T, C)
             x = torch.zeros_like(x).scatter(1, rank_BTC, x)  # real tokens first
         if state is None:
             state = x.new_zeros(B, K - 1, C)
@@ -95,11 +95,3 @@ class ShortConvolution(nn.Module):
     def extra_repr(self) -> str:
         channels, bias = self.weight.shape[0], self.bias is not None
         return f"{channels}, kernel_size={self.kernel_size}, bias={bias}"
-
-
-def _rank(mask: Tensor) -> Tensor:
-    """The place of each token when the real ones move to the front, in order: [B, T]."""
-    real = mask.long()
-    return torch.where(
-        mask, real.cumsum(1) - 1, real.sum(1, keepdim=True) + (1 - real).cumsum(1) - 1
-    )

@@ -4,6 +4,7 @@
 from .base import Mixer
 from .delta_net import DeltaNet
 from .delta_product import DeltaProduct
+from .fsmn import Fsmn
 from .full_attention import FullAttention
 from .gated_delta_net import GatedDeltaNet
 from .mamba import Mamba
@@ -20,6 +21,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "mamba2": Mamba2,
     "s4": S4,
     "s5": S5,
+    "fsmn": Fsmn,
     "full_attention": FullAttention,
 }
 

@@ -59,6 +59,8 @@ CASES: dict[str, tuple[str, dict]] = {
         {"d_state": 8, "init": "legs", "conj_sym": False, "discretization": "bilinear"}
         | {"activation": "full_glu", "force_neg": True, "c_init": "complex_normal"},
     ),
+    "fsmn": ("fsmn", {"fsmn_order": 3, "conv_kernel_size": 4}),
+    "fsmn-plain": ("fsmn", {"memory": "plain", "inner_size": 7, "conv_kernel_size": 2}),
     "full_attention": ("full_attention", {"num_heads": 4, "num_kv_heads": 2, "qk_norm": True}),
 }
 

@@ -74,6 +74,14 @@ BAD = {
         (LSSL | {"bidirectional": True}, "bidirectional must be False for mode 'dense'"),
         (LSSL | {"tie_bc": True}, "tie_bc must be False for mode 'dense', got True"),
     ],
+    "fsmn": [
+        ({"inner_size": 0}, "inner_size must be positive, got 0"),
+        ({"fsmn_order": 0}, "fsmn_order must be positive, got 0"),
+        ({"fsmn_depth": -1}, "fsmn_depth must be positive, got -1"),
+        ({"conv_kernel_size": 0}, "conv_kernel_size must be positive, got 0"),
+        ({"memory": "dense"}, "memory must be 'dilated' or 'plain', got 'dense'"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
+    ],
     "s5": [
         ({"d_state": 0}, "d_state must be positive, got 0"),
         ({"blocks": 0}, "blocks must divide d_state=64, got 0"),
@@ -139,7 +147,7 @@ def test_options_from_files_have_the_kind_of_their_annotation(name):
             check_kinds(build, {option.name: 2}, name)
 
 
-WITHOUT_SIGNS = {"full_attention", "s4", "s5"}
+WITHOUT_SIGNS = {"fsmn", "full_attention", "s4", "s5"}
 
 
 @pytest.mark.parametrize("name", [n for n in MIXERS if n not in WITHOUT_SIGNS])
@@ -148,7 +156,7 @@ def test_negative_eigenvalues_are_the_default_everywhere(name):
     assert parameter.default is True
 
 
-@pytest.mark.parametrize("name", [n for n in MIXERS if n not in {"s4", "s5"}])
+@pytest.mark.parametrize("name", [n for n in MIXERS if n not in {"fsmn", "s4", "s5"}])
 @pytest.mark.parametrize("hidden_size", [32, 1024])
 def test_defaults_fit_small_and_large_models(name, hidden_size):
     with torch.device("meta"):
@@ -271,3 +279,30 @@ def test_fresh_mamba2_parameters_are_the_published_ones():
     assert torch.equal(mixer.D, torch.ones(1024))
     assert 0.00099 < step.min() < 0.0011
     assert 0.09 < step.max() < 0.1001
+
+
+@pytest.mark.parametrize(
+    ("options", "reach"),
+    [
+        ({"memory": "plain", "fsmn_order": 4, "conv_kernel_size": 3}, 2 + 3),
+        ({"fsmn_order": 4, "conv_kernel_size": 3}, 2 + 3 + 2 * 3),
+        ({"fsmn_order": 2, "fsmn_depth": 3, "conv_kernel_size": 1}, 1 + 2 + 4),
+    ],
+)
+def test_fsmn_looks_back_as_far_as_its_taps_reach(options, reach):
+    torch.manual_seed(0)
+    mixer = MIXERS["fsmn"](8, **options).double()
+    x = torch.randn(1, 20, 8, dtype=torch.float64, requires_grad=True)
+    y, _ = mixer(x)
+    (gradient,) = torch.autograd.grad(y[0, 15].square().sum(), x)
+    seen = gradient[0].abs().amax(-1) > 0
+    assert seen.nonzero().flatten().tolist() == list(range(15 - reach, 16))
+
+
+@pytest.mark.parametrize("hidden_size", [32, 1024])
+def test_fsmn_is_half_as_wide_inside(hidden_size):
+    """So it has about half as many parameters as a mixer of full width."""
+    with torch.device("meta"):
+        mixer = MIXERS["fsmn"](hidden_size)
+    assert mixer.block.reduce.weight.shape == (hidden_size // 2, hidden_size)
+    assert sum(p.numel() for p in mixer.parameters()) > 2 * hidden_size**2
