@@ -14,6 +14,7 @@ _BASE_NAMES = {
     *("finetuning_task", "name_or_path", "num_labels", "output_attentions"),
     *("per_layer_config", "prefix", "quantization_config", "sep_token_id", "tokenizer_class"),
     "torch_dtype",
+    "use_cache",  # a Trainer writes it into every configuration
 }
 
 
