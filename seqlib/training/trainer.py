@@ -26,6 +26,7 @@ from seqlib.layers.optim import tag_parameters
 from . import checkpoints, cpu, parameter_groups
 from .arguments import TrainSettings
 from .clock import Clock, TimeBudget, elapsed_time_schedule
+from .epochs import TellEpoch
 from .progress import LossBar
 from .stopwatch import Stopwatch
 
@@ -60,6 +61,7 @@ class SeqTrainer(Trainer):
         if self.clock is not None:
             self.add_callback(TimeBudget(self.clock))
         self.add_callback(Stopwatch())
+        self.add_callback(TellEpoch())
         self.add_callback(_LogWhenSaving())
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
