@@ -8,7 +8,7 @@ from torch import Tensor
 from ..._core import alloc, threads
 from ..._core.lowp import array, rows
 from ..._core.varlen import bounds_of
-from ..memory.cpu_taps import lanes_of
+from ..memory.cpu_rows import lanes_of
 from ..norm import cpu as norm
 from ..norm import cpu_rows as norm_rows
 from ..norm import statistics
@@ -34,7 +34,7 @@ def forward(
     given = _inputs(x, gain, shift, slope, convs, mean, rstd)
     for i in range(plan.depth):
         taps = _taps(weight, i)
-        plan.run(plan.jobs(i), cpu_rows.convolve, *given, taps, plan.bounds, i)
+        plan.run(plan.jobs(i), cpu_rows.forward, *given, taps, plan.bounds, i)
         norm.measure(convs[i], cu_seqlens, mean[i], rstd[i], True, eps)
     plan.run(plan.rows, cpu_rows.activate, *given, rows(y), plan.bounds)
 
@@ -67,7 +67,7 @@ def backward(
         means = array(sums[i, :2] / lengths)
         parts = alloc.empty((plan.sequences << i, i + 1, weight.shape[2], plan.C), gain)
         plan.run(
-            plan.jobs(i), cpu_rows.gradients, *given, do, means, _taps(weight, i), plan.bounds, i,
+            plan.jobs(i), cpu_rows.backward, *given, do, means, _taps(weight, i), plan.bounds, i,
             array(grads.flatten(1, 2)), array(parts),
         )  # fmt: skip
         own = slice(first_input(i), first_input(i + 1))

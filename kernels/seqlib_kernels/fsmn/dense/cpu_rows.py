@@ -14,13 +14,13 @@ import numpy as np
 
 from ..._core.lowp import narrow, widen
 from ..._core.rows import compile_kernel
-from ..memory.cpu_taps import TAPS, TILE, _convolve, _correlate, _job, _phase, lanes_of
+from ..memory.cpu_rows import TAPS, TILE, convolve, correlate, find_job, lanes_of
 from ..norm.cpu_rows import LANES, job, sequence_at
 from ..norm.cpu_rows import TILE as ROWS
 
 
 @compile_kernel
-def convolve(x, parameters, convs, mean, rstd, w, bounds, i, first, last):
+def forward(x, parameters, convs, mean, rstd, w, bounds, i, first, last):
     """a of layer i, into convs[i]."""
     (J, W, C), dilation, lanes = w.shape, 1 << i, lanes_of(w.shape[2])
     K = (W - 1) // 2
@@ -30,8 +30,7 @@ def convolve(x, parameters, convs, mean, rstd, w, bounds, i, first, last):
     row = np.zeros(J * lanes, w.dtype)
     o = np.zeros(TILE * lanes, w.dtype)
     for number in range(first, last):
-        s, phase, c0, c1 = _job(number, C, dilation, lanes)
-        start, count = _phase(bounds, s, phase, dilation)
+        s, _, (start, count, _, c0, c1, _) = find_job(number, bounds, C, J, dilation)
         _load_taps(taps, w, c0, c1, False)
         a[:] = 0
         for k in range(-ahead, count, TILE):
@@ -44,7 +43,7 @@ def convolve(x, parameters, convs, mean, rstd, w, bounds, i, first, last):
             if k >= 0:
                 o[:] = 0
                 for j in range(J):
-                    _convolve(o, a[j], taps[j], W)
+                    convolve(o, a[j], taps[j], W, min(TILE, count - k))
                 for m in range(k, min(k + TILE, count)):
                     target = convs[i, start + m * dilation, c0:c1]
                     source = o[(m - k) * lanes : (m - k + 1) * lanes]
@@ -100,7 +99,7 @@ def gradient_sums(x, parameters, convs, mean, rstd, do, bounds, i, sums, first, 
 
 
 @compile_kernel
-def gradients(
+def backward(
     x, parameters, convs, mean, rstd, do, means, w, bounds, i, grads, parts, first, last
 ):  # fmt: skip
     """The gradients of what layer i reads, and of its taps by sequence and phase."""
@@ -114,8 +113,7 @@ def gradients(
     o = np.zeros((J, TILE * lanes), w.dtype)
     row = np.zeros(J * lanes, w.dtype)
     for number in range(first, last):
-        s, phase, c0, c1 = _job(number, C, dilation, lanes)
-        start, count = _phase(bounds, s, phase, dilation)
+        s, phase, (start, count, _, c0, c1, _) = find_job(number, bounds, C, J, dilation)
         n = c1 - c0
         _load_taps(taps, w, c0, c1, True)
         dtaps[:] = 0
@@ -139,8 +137,8 @@ def gradients(
                     _tear(a, m, row, n, True)
                 o[:] = 0
                 for j in range(J):
-                    _convolve(o[j], g, taps[j], W)
-                    _correlate(dtaps[j], a[j], g, W, rows)
+                    convolve(o[j], g, taps[j], W, rows)
+                    correlate(dtaps[j], a[j], g, W, rows)
                 for m in range(rows):
                     for j in range(J):
                         source = o[j, m * lanes : m * lanes + n]
