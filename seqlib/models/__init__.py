@@ -9,10 +9,19 @@ from .lm import (
     SeqLMForTokenClassification,
     SeqLMModel,
 )
-from .mossformer2 import MossFormer2Config, MossFormer2ForSpeechSeparation, MossFormer2Model
+from .mossformer2 import (
+    MossFormer2Config,
+    MossFormer2FeatureExtractor,
+    MossFormer2ForSpeechEnhancement,
+    MossFormer2ForSpeechSeparation,
+    MossFormer2Model,
+)
+from .mossformer2.separate import separate
 
 __all__ = [
     "MossFormer2Config",
+    "MossFormer2FeatureExtractor",
+    "MossFormer2ForSpeechEnhancement",
     "MossFormer2ForSpeechSeparation",
     "MossFormer2Model",
     "SeqLMConfig",
@@ -22,4 +31,5 @@ __all__ = [
     "SeqLMModel",
     "StateLayer",
     "build_cache",
+    "separate",
 ]

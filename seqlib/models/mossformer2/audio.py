@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings as arrays: reading, checking, another rate, writing."""
+"""Recordings as arrays: reading, checking, another rate."""
 
 import math
 import wave
@@ -99,22 +99,6 @@ def resample(samples: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     phases = F.conv1d(x, (taps * window).float()[:, None], stride=down)  # [rows, up, steps ...]
     y = phases[..., :steps].transpose(1, 2).reshape(len(x), -1)
     return y[:, :count].reshape(*rows, count).numpy()
-
-
-def write_wave(path: str | Path, samples: np.ndarray, rate: int) -> None:
-    """Write [T] samples in [-1, 1] as a WAV file of 16 bits.
-
-    Raises:
-        AudioError: samples beyond full scale, which would be cut off.
-    """
-    if np.abs(samples).max(initial=0) > 1:
-        raise AudioError(f"{path}: samples must lie in [-1, 1], got {np.abs(samples).max():.3f}")
-    whole = np.round(np.clip(samples * 32768.0, -32768, 32767)).astype("<i2")
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(whole.tobytes())
 
 
 def _read_wave(path: Path) -> tuple[np.ndarray, int]:

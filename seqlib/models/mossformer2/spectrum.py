@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Short-time spectra, and the features that the enhancement network reads from a waveform.
 
-A window is 40 ms and moves by 8 ms: W samples and W / 5, W = 2 (F - 1) for F frequencies. Frames
-lie inside the recording, the first at its first sample.
+A window is 40 ms and moves by 8 ms: W samples and W / 5, W = 2 (F - 1) for F frequencies. The
+first begins at the first sample of the recording.
 """
 
 import torch
@@ -15,10 +15,10 @@ _LOWEST = 20.0  # Hz, the lower end of the first mel filter
 _DELTA = (-0.2, -0.1, 0.0, 0.1, 0.2)  # slope of a line through five frames
 
 
-def num_frames(length: Tensor | int, frequencies: int) -> Tensor | int:
-    """Windows that fit into `length` samples."""
+def num_frames(lengths: Tensor, frequencies: int) -> Tensor:
+    """Windows that cover `lengths` samples."""
     width = 2 * (frequencies - 1)
-    return (length - width) // (width // 5) + 1
+    return -((width - lengths) // (width // 5)) + 1
 
 
 def to_spectrum(samples: Tensor, frequencies: int) -> Tensor:

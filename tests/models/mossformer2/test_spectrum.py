@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Features as Kaldi computes them, spectra and their way back."""
 
-import pytest
 import torch
 
 from seqlib.models.mossformer2.spectrum import features, from_spectrum, num_frames, to_spectrum
@@ -21,7 +20,7 @@ def test_energies_are_those_of_kaldi():
     """First and last frame by kaldi-native-fbank 1.23.0 (float32; 8 bins, 40 ms, 8 ms, Hamming, no
     dither), four digits behind the point.
     """
-    frames = torch.tensor([num_frames(3200, FREQUENCIES)])
+    frames = torch.tensor([46])
     found = features(sound(), frames, 8, FREQUENCIES, RATE)
     assert found.shape == (1, 46, 24)
     first = [24.3142, 24.7718, 23.9996, 17.1145, 15.5177, 15.0631, 14.7893, 14.6724]
@@ -67,6 +66,6 @@ def test_spectrum_is_torchs_and_comes_back():
     assert not part[:, 960:].any()
 
 
-@pytest.mark.parametrize(("length", "count"), [(319, 0), (320, 1), (383, 1), (384, 2)])
-def test_frames_are_counted(length, count):
-    assert num_frames(length, FREQUENCIES) == count
+def test_frames_are_counted():
+    lengths = torch.tensor([320, 321, 384, 385])
+    assert num_frames(lengths, FREQUENCIES).tolist() == [1, 2, 2, 3]
