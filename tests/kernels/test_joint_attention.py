@@ -193,6 +193,15 @@ def test_packed_sequences_are_apart(name, backend):
         assert not torch.equal(after[n][:, :5], before[n][:, :5])
 
 
+@each_causal_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_groups_of_several_blocks(name, dtype):
+    """The CPU kernels skip most of what lies above the diagonal of P."""
+    problem = masked(changed(draw(name, 331, 1, dtype=dtype), group_size=150))
+    got = solve(SPEC.op, problem, backend="cpu")
+    assert not max(errors(got, oracle(problem), problem).values()) > SPEC.tolerance[dtype]
+
+
 def test_threads_share_rows(monkeypatch):
     problem = draw("causal", 11, dtype=torch.float32)
     want = solve(SPEC.op, problem, backend="cpu")

@@ -99,9 +99,12 @@ class _Gradients:
         given = (array(x[group.rows]) for x in (self.do, call.z))
         call.rows(cpu_rows.gate_gradients, A.numpy(), dz.numpy(), *given)
         dP, P, root = (shaped(x, n, n) for x in (self.dP, call.P, call.root))
-        torch.mm(A, z.T, out=dP)
-        dz.addmm_(P.T, A)
-        cpu_rows.square_gradients(dP.numpy(), root.numpy(), 1 / call.G, *call.kept(group))
+        for at, seen, seeing in call.blocks(group):
+            torch.mm(A[at], z[seen].T, out=dP[at, seen])
+            dz[at].addmm_(P[seeing, at].T, A[seeing])
+        cpu_rows.square_gradients(
+            dP.numpy(), root.numpy(), 1 / call.G, *call.kept(group), call.causal
+        )
         quad_q, quad_k = (shaped(call.heads[i], n, self.dqk.shape[1]) for i in (QUAD_Q, QUAD_K))
         self._head(group, QUAD_Q, dP, quad_k)
         self._head(group, QUAD_K, dP.T, quad_q)

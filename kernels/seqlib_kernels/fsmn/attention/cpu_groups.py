@@ -15,6 +15,7 @@ from ..._core.varlen import bounds_of
 from . import cpu_rows
 
 QUAD_Q, LIN_Q, QUAD_K, LIN_K = range(4)
+_BLOCK = 64  # rows of a causal P, above whose diagonal little is multiplied
 _ALL = np.empty((0, 0), np.bool_)  # the place of `keep` where everything is kept
 
 
@@ -119,11 +120,22 @@ class Call:
         """A of a group; P and its root, and all heads but lin_k, stay in the work arrays."""
         quad_q, lin_q, quad_k = (self.head(group, i) for i in (QUAD_Q, LIN_Q, QUAD_K))
         P, root = (shaped(x, group.size, group.size) for x in (self.P, self.root))
-        torch.mm(quad_q, quad_k.T, out=P)
+        for rows, seen, _ in self.blocks(group):
+            torch.mm(quad_q[rows], quad_k[seen].T, out=P[rows, seen])
         cpu_rows.square(P.numpy(), root.numpy(), 1 / self.G, *self.kept(group), self.causal)
         A = shaped(self.A, group.size, self.z.shape[1])
-        torch.mm(P, self.values(group), out=A)
+        z = self.values(group)
+        for rows, seen, _ in self.blocks(group):
+            torch.mm(P[rows, seen], z[seen], out=A[rows])
         return A if self.alone(group) else A.addmm_(lin_q, group.M)
+
+    def blocks(self, group: Group) -> list[tuple[slice, slice, slice]]:
+        """Blocks of rows of P, the columns that they see, and the rows that see them as columns."""
+        n = group.size
+        if not self.causal:
+            return [(slice(0, n), slice(0, n), slice(0, n))]
+        edges = [*range(0, n, _BLOCK), n]
+        return [(slice(a, b), slice(0, b), slice(a, n)) for a, b in pairwise(edges)]
 
     def alone(self, group: Group) -> bool:
         """Whether there is no memory for a group yet."""

@@ -62,16 +62,18 @@ def square(P, root, scale, keep, keep_scale, causal):
 
 
 @compile_kernel
-def square_gradients(dP, root, scale, keep, keep_scale):
+def square_gradients(dP, root, scale, keep, keep_scale, causal):
     """dP becomes the gradient of what `square` got in the place of P."""
     scale, keep_scale, zero = 2 * dP.dtype.type(scale), dP.dtype.type(keep_scale), dP.dtype.type(0)
     for i in range(dP.shape[0]):
         dP_i, root_i = dP[i], root[i]
-        for j in range(len(dP_i)):
+        seen = i + 1 if causal else len(dP_i)
+        for j in range(seen):
             dP_i[j] *= scale * root_i[j]
+        dP_i[seen:] = zero
         if len(keep) > 0:
             keep_i = keep[i]
-            for j in range(len(dP_i)):
+            for j in range(seen):
                 dP_i[j] *= keep_scale if keep_i[j] else zero
 
 
