@@ -37,13 +37,14 @@ class _Plan:
         N = batch if cu_seqlens is None else cu_seqlens.shape[0] - 1
         self.row = pick(z)
         math = arithmetic(z.dtype, self.row)
-        self.acc, self.kept = state_dtype(z.dtype), math.kept
+        self.kept = math.kept
         self.T, self.N, self.S, self.E, self.G = T, N, S, width // 2, G
         self.boundaries = or_unread(cu_seqlens, z)
         self.keep = z if keep is None else keep.view(torch.uint8)
         tiles = dict(self.row.tiles)
-        for name, size in {"BR": G, "BK": G, "BQ": G, "BE": self.E, "BS": S}.items():
+        for name, size in {"BR": G, "BQ": G, "BE": self.E, "BS": S}.items():
             tiles[name] = min(tiles[name], _block(size))
+        tiles["BK"] = tiles["BQ"] if tiles["BK"] < G else _block(G)
         tiles["COLUMNS"] = max(tiles["COLUMNS"], tiles["BE"])
         tiles["BW"] = _block(S)
         tiles["BH"] = min(64, max(16, 2048 // tiles["BW"]))
@@ -56,7 +57,7 @@ class _Plan:
             "SIZE": S * width, "BLOCK": BLOCK,
             "PACKED": cu_seqlens is not None, "CAUSAL": causal, "PER_GROUP": per_group,
             "KEEP": keep is not None, "KEEP_SCALE": keep_scale,
-            "ACC": TL[self.acc], "DOT": TL[math.dot], "PRECISION": math.precision,
+            "ACC": TL[state_dtype(z.dtype)], "DOT": TL[math.dot], "PRECISION": math.precision,
         }  # fmt: skip
 
     def frames(self, tile: str, *more: int) -> tuple[int, ...]:
@@ -77,7 +78,7 @@ class _Plan:
 
     def heads(self, qk: Tensor, gamma: Tensor, beta: Tensor, freqs: Tensor) -> Tensor:
         """The four rotated heads [B, T, 4, S]."""
-        heads = alloc.empty((*qk.shape[:2], 4, self.S), qk, self.kept)
+        heads = alloc.empty((*qk.shape[:2], 4, self.S), gamma)
         given = (qk, gamma, beta, freqs, self.boundaries, heads)
         self.launch(write_heads, self.frames("BH"), *given, self.N, self.T)
         return heads
@@ -132,7 +133,7 @@ def backward(
     dx = alloc.empty((*z.shape[:2], plan.G), z, plan.kept)
     grid = plan.frames("BR", plan.blocks(plan.G, "BQ"))
     plan.launch(score_gradients, grid, heads, z, da, plan.keep, bounds, dx, *sizes)
-    dheads = alloc.empty(heads.shape, heads, plan.acc)
+    dheads = alloc.empty(heads.shape, heads)
     given = (heads, z, da, dx, memory, dmemory, bounds, dheads)
     plan.launch(head_gradients, plan.frames("BR", 4 * plan.blocks(plan.S, "BS")), *given, *sizes)
 

@@ -16,11 +16,11 @@ RUNTIME = ["NS", "T"]  # lengths never choose the code
 def rectified(
     p_q, p_k, o_q, o_k, left,
     S: tl.constexpr, G: tl.constexpr, BS: tl.constexpr, CAUSAL: tl.constexpr,
-    ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
+    ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """relu(Qq Kq' / G) of frames o_q by frames o_k of a group; a NaN stays one."""
     row = 4 * S
-    x = products(p_q, p_k, o_q * row, o_k * row, o_q < left, o_k < left, S, BS, ACC, DOT, PRECISION)
+    x = products(p_q, p_k, o_q * row, o_k * row, o_q < left, o_k < left, S, BS, ACC, ACC, PRECISION)
     x = tl.where(x < 0, 0.0, x * (1.0 / G))
     if CAUSAL:
         x = tl.where(o_q[:, None] >= o_k[None, :], x, 0.0)
@@ -50,7 +50,7 @@ def weights(
     o_q, o_j = o_r, o_k
     if TRANSPOSED:
         o_q, o_j = o_k, o_r
-    x = rectified(p_heads, p_heads + 2 * S, o_q, o_j, left, S, G, BS, CAUSAL, ACC, DOT, PRECISION)
+    x = rectified(p_heads, p_heads + 2 * S, o_q, o_j, left, S, G, BS, CAUSAL, ACC, PRECISION)
     x *= x
     if KEEP:
         x *= kept(p_keep, o_q, o_j, left, G, KEEP_SCALE, ACC)
@@ -240,7 +240,7 @@ def score_gradients(
             o_k < left, 2 * E, BE, ACC, DOT, PRECISION,
         )  # fmt: skip
         d *= (2.0 / G) * rectified(
-            p_heads, p_heads + 2 * S, o_r, o_k, left, S, G, BS, CAUSAL, ACC, DOT, PRECISION
+            p_heads, p_heads + 2 * S, o_r, o_k, left, S, G, BS, CAUSAL, ACC, PRECISION
         )
         if KEEP:
             d *= kept(keep + row * G, o_r, o_k, left, G, KEEP_SCALE, ACC)

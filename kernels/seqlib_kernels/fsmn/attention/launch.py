@@ -6,10 +6,10 @@ from torch import Tensor
 from ..._core.chunks import itemsize
 from ..._core.launch import INTERPRETER, Launch, LaunchTable
 
-# BR frames by BE columns make a tile of outputs, summed over BK frames of the group and BS
-# channels of the keys; BQ frames at a time go into sums over a sequence, and COLUMNS of one half
-# of z belong to a program. Where a group has no more than BK frames, a program computes its
-# weights once. Which rows compile without spills was found by trying (tests/aot); none was timed.
+# BR frames by BE columns make a tile of outputs, summed over BS channels of the keys and over BQ
+# frames at a time, or over the whole group where it has no more than BK; COLUMNS of one half of z
+# belong to a program. Which rows compile without spills was found by trying (tests/aot); none was
+# timed.
 LAUNCH = LaunchTable(
     (
         Launch(
@@ -44,12 +44,14 @@ LAUNCH = LaunchTable(
             itemsize=4,
             width=1024,
             tiles={"BR": 32, "BK": 32, "BQ": 32, "BE": 32, "BS": 32, "COLUMNS": 64},
+            per_kernel={"attend": {"num_warps": 8}},
         ),
         Launch(
             arch="gfx942",
             itemsize=2,
             width=1024,
             tiles={"BR": 32, "BK": 32, "BQ": 32, "BE": 32, "BS": 32, "COLUMNS": 64},
+            num_stages=1,
         ),
         Launch(
             arch="gfx942",
