@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from transformers import AutoModel, TrainerCallback
+from transformers import TrainerCallback
 
 from seqlib.data.speech import write_audio
 from seqlib.data.speech.load import NAMES
 from seqlib.evaluation.separation import match, si_sdr
+from seqlib.models.mossformer2 import MossFormer2ForSpeechSeparation
 from seqlib.training.arguments import TrainSettings
 from seqlib.training.checkpoints import CheckpointError, last_checkpoint
 from seqlib.training.separation import MixtureSettings, SeparatorSettings, TestSettings
@@ -161,14 +162,14 @@ def test_the_output_folder_is_complete(finished):
     assert record["data"] == origin["data"]
     assert set(losses(folder)) == {1, 2, 3, 4, 5, 6}
     assert f"{mean['value']:.2f} [{mean['low']:.2f}" in (folder / "separation.md").read_text()
-    model = AutoModel.from_pretrained(folder)
+    model = MossFormer2ForSpeechSeparation.from_pretrained(folder)
     assert run.parameters == sum(p.numel() for p in model.parameters())
 
 
 def test_the_score_is_that_of_the_model(recipe, corpus, finished):
     """A second count, from the files."""
     folder, run = finished
-    model = recipe["train"].MossFormer2ForSpeechSeparation.from_pretrained(folder).eval()
+    model = MossFormer2ForSpeechSeparation.from_pretrained(folder).eval()
     (settings,) = parse_settings([MixtureSettings], [f"--data_root={corpus}", "--data=wsj0-2mix"])
     found = recipe["train"].prepare_mixtures(settings, 0).speech.fixed("test")
     gains = []
