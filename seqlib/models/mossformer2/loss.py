@@ -68,7 +68,7 @@ def best_assignment(pairwise: Tensor) -> tuple[Tensor, Tensor]:
         from scipy.optimize import linear_sum_assignment
 
         costs = pairwise.detach().nan_to_num(nan=0.0).cpu().numpy()
-        found = [linear_sum_assignment(cost)[1] for cost in costs]
+        found = [linear_sum_assignment(cost)[1].tolist() for cost in costs]
         assignment = torch.tensor(found, device=pairwise.device).view(B, C)
     return pairwise.gather(2, assignment[..., None])[..., 0].mean(-1), assignment
 
