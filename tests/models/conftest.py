@@ -17,6 +17,7 @@ BLOCKS = {
     "mamba": ["mamba"] * 2,
     "mamba2": ["mamba2"] * 2,
     "s4, s5": ["s4", "s5"],
+    "fsmn": ["fsmn", "fsmn"],
     "attention first": ["full_attention", "delta_net", "gated_delta_net"],
     "attention last": ["delta_net", "delta_product", "full_attention"],
 }
@@ -28,6 +29,7 @@ OPTIONS = {
     "mamba2": {"d_state": 8, "head_dim": 16, "n_groups": 2},
     "s4": {"d_state": 16},
     "s5": {"d_state": 16, "blocks": 2},
+    "fsmn": {"fsmn_order": 3, "conv_kernel_size": 4},
     "full_attention": {"num_heads": 4, "num_kv_heads": 2},
 }
 WITHOUT_MLP = {"mamba", "mamba2"}

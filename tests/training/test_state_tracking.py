@@ -30,7 +30,7 @@ def test_the_switch_and_its_default_reach_the_mixer_that_is_built(mixer):
     for given, wanted in (({}, True), ({"negative_eigenvalues": False}, False)):
         block = tracker(mixer, **given).model.layers[0]
         assert type(block.mixer) is type(fresh)
-        if mixer in {"full_attention", "s4", "s5"}:  # no eigenvalues, or complex ones
+        if mixer in {"fsmn", "full_attention", "s4", "s5"}:  # no eigenvalues, or complex ones
             assert not hasattr(block.mixer, "negative_eigenvalues")
         else:
             assert block.mixer.negative_eigenvalues is wanted

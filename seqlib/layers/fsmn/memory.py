@@ -2,7 +2,7 @@
 """Feed-forward sequential memory: a long depthwise convolution beside a projection."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +59,8 @@ class FsmnMemory(nn.Module):
 class PlainMemory(FsmnMemory):
     """`u + p + convolve(p)`. Source: arXiv 1803.05030."""
 
+    no_weight_decay: ClassVar = ("taps",)
+
     def __init__(self, channels: int, *, order: int = 20, causal: bool = False):
         super().__init__(channels, order, causal)
         self.taps = nn.Parameter(torch.empty(channels, self.width))
@@ -95,6 +97,8 @@ class MemoryConvolution(nn.Module):
         inputs: J, channels that each output channel reads.
         width: W, taps.
     """
+
+    no_weight_decay: ClassVar = ("taps", "gain", "shift", "slope")
 
     def __init__(self, channels: int, inputs: int, width: int):
         super().__init__()

@@ -37,7 +37,9 @@ def fsmn_memory(
         if initial_state is not None:
             h0 = initial_state if cu_seqlens is None else initial_state[i : i + 1]
             rows = torch.cat((h0, a[:, start:stop]), 1)
-        outputs += [read(rows[:, t : t + span + 1 : dilation], w) for t in range(stop - start)]
+        if stop > start:
+            windows = rows.unfold(1, span + 1, 1)[..., ::dilation]
+            outputs += [read(window, w) for window in windows.unbind(1)]
         states.append(rows[:, rows.shape[1] - span :])
     y = torch.stack(outputs, 1) if outputs else a[..., : w.shape[0]]  # T = 0
     if residual:
@@ -63,6 +65,5 @@ def activated(
 
 
 def read(window: Tensor, w: Tensor) -> Tensor:
-    """What the taps [C,J,W] read from the rows [B,W,J C] below them: [B,C]."""
-    C, J, _ = w.shape
-    return (window.unflatten(2, (C, J)) * w.permute(2, 0, 1)).sum((1, 3))
+    """What the taps [C,J,W] read from the rows below them [B,J C,W]: [B,C]."""
+    return (window.unflatten(1, w.shape[:2]) * w).sum((2, 3))

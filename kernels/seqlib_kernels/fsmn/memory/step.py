@@ -40,7 +40,7 @@ def fsmn_memory_step(
         raise ValueError(f"x must have shape (B, T, C) with T=1 in a step, got {tuple(x.shape)}")
     a = reference.activated(x, bias, scale, activation)
     rows = torch.cat((state, a), 1)
-    y = reference.read(rows[:, ::dilation], reference.taps(weight).to(a.dtype))[:, None]
+    y = reference.read(rows[:, ::dilation].mT, reference.taps(weight).to(a.dtype))[:, None]
     if residual:
         y = y + a
     return y.to(x.dtype), rows[:, 1:].contiguous()
