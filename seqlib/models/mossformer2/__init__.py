@@ -12,7 +12,6 @@ from .modeling import (
     MossFormer2Output,
     SeparationOutput,
 )
-from .pipeline import AudioSeparationPipeline
 from .presets import PRESETS
 from .streaming import Streamer
 
@@ -22,7 +21,6 @@ AutoFeatureExtractor.register(MossFormer2Config, MossFormer2FeatureExtractor, ex
 
 __all__ = [
     "PRESETS",
-    "AudioSeparationPipeline",
     "MossFormer2Config",
     "MossFormer2FeatureExtractor",
     "MossFormer2ForSpeechEnhancement",

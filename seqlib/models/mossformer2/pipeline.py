@@ -1,5 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The task "audio-separation" of transformers' pipelines."""
+"""The task "audio-separation" of transformers' pipelines, which know it once this is imported.
+
+import seqlib.models.mossformer2.pipeline
+from transformers import pipeline
+
+separation = pipeline("audio-separation", model="path/of/a/model")
+sources = separation("mixture.wav")["sources"]
+"""
 
 from pathlib import Path
 from typing import Any
@@ -28,6 +35,12 @@ class AudioSeparationPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = True
     _load_tokenizer = False
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write model and feature extractor, without code: this package is what loads them."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        extractor: Any = self.feature_extractor
+        extractor.save_pretrained(save_directory)
 
     def _sanitize_parameters(
         self,

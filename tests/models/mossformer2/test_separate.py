@@ -14,7 +14,6 @@ from seqlib import cli
 from seqlib.data.speech.audio import read_audio, write_audio
 from seqlib.models import separate
 from seqlib.models.mossformer2 import (
-    AudioSeparationPipeline,
     MossFormer2Config,
     MossFormer2FeatureExtractor,
     MossFormer2ForSpeechEnhancement,
@@ -22,6 +21,7 @@ from seqlib.models.mossformer2 import (
     MossFormer2Model,
 )
 from seqlib.models.mossformer2.audio import AudioError
+from seqlib.models.mossformer2.pipeline import AudioSeparationPipeline
 
 SIZES = {"num_hidden_layers": 1, "group_size": 8, "hidden_size": 16, "inner_size": 12}
 SIZES |= {"query_key_dim": 12, "fsmn_order": 4}
@@ -149,6 +149,13 @@ def test_pipeline(network, folder, tmp_path):
     )
     expected = separate(noise(9000), network, chunk_seconds=0.5, overlap_seconds=0.1)
     assert np.array_equal(long["sources"], expected)
+
+
+def test_a_saved_pipeline_loads(network, folder, tmp_path):
+    pipeline("audio-separation", model=str(folder)).save_pretrained(tmp_path / "saved")
+    loaded = pipeline("audio-separation", model=str(tmp_path / "saved"))
+    answer = loaded(noise(500), sampling_rate=8000)
+    assert np.array_equal(answer["sources"], one_pass(network, noise(500)))
 
 
 def test_pipeline_refuses(folder):
