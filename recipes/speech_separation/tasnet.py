@@ -12,7 +12,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from seqlib.models.mossformer2.loss import si_snr_pit_loss
 from seqlib.training.separation import SeparatorSettings, config_errors
