@@ -22,7 +22,7 @@ LAUNCH = LaunchTable(
             arch="sm_90",
             itemsize=2,
             width=1024,
-            tiles={"BR": 64, "BK": 256, "BQ": 64, "BE": 64, "BS": 64, "COLUMNS": 256},
+            tiles={"BR": 64, "BK": 256, "BQ": 64, "BE": 64, "BS": 32, "COLUMNS": 256},
             num_warps=8,
         ),
         Launch(
@@ -36,7 +36,7 @@ LAUNCH = LaunchTable(
             arch="sm_80",
             itemsize=2,
             width=1024,
-            tiles={"BR": 64, "BK": 256, "BQ": 64, "BE": 32, "BS": 64, "COLUMNS": 256},
+            tiles={"BR": 64, "BK": 256, "BQ": 64, "BE": 32, "BS": 32, "COLUMNS": 256},
             num_warps=8,
         ),
         Launch(
@@ -52,12 +52,14 @@ LAUNCH = LaunchTable(
             width=1024,
             tiles={"BR": 32, "BK": 32, "BQ": 32, "BE": 32, "BS": 32, "COLUMNS": 64},
             num_stages=1,
+            per_kernel={"attend": {"num_warps": 8}},
         ),
         Launch(
             arch="gfx942",
             itemsize=4,
             width=1024,
             tiles={"BR": 32, "BK": 32, "BQ": 32, "BE": 32, "BS": 32, "COLUMNS": 64},
+            num_stages=1,
         ),
     ),
     default="sm_90",
