@@ -21,7 +21,9 @@ from ._core.launch import Launch, device_arch
 from ._core.spec import TOL, Case, OpSpec
 from .delta_rule.spec import SPEC as DELTA_RULE
 from .fsmn.attention.spec import SPEC as JOINT_ATTENTION
+from .fsmn.dense.spec import SPEC as DENSE_FSMN_MEMORY
 from .fsmn.memory.spec import SPEC as FSMN_MEMORY
+from .fsmn.norm.spec import SPEC as SEQUENCE_NORM
 from .linear_scan.spec import SPEC as LINEAR_SCAN
 from .selective_scan.spec import SPEC as SELECTIVE_SCAN
 from .ssd.spec import SPEC as SSD
@@ -37,6 +39,8 @@ SPECS: tuple[OpSpec, ...] = (
     MIMO_SSM,
     JOINT_ATTENTION,
     FSMN_MEMORY,
+    DENSE_FSMN_MEMORY,
+    SEQUENCE_NORM,
 )
 
 __all__ = [

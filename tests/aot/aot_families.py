@@ -14,10 +14,14 @@ from seqlib_kernels.delta_rule import launch as delta_rule_launch
 from seqlib_kernels.delta_rule.launch import LAUNCH as DELTA_RULE
 from seqlib_kernels.fsmn.attention import kernels as joint_attention
 from seqlib_kernels.fsmn.attention.launch import LAUNCH as JOINT_ATTENTION
+from seqlib_kernels.fsmn.dense import kernels as dense_fsmn_memory
+from seqlib_kernels.fsmn.dense.launch import LAUNCH as DENSE_FSMN_MEMORY
 from seqlib_kernels.fsmn.memory import kernels as fsmn_memory
 from seqlib_kernels.fsmn.memory.arguments import Options as MemoryOptions
 from seqlib_kernels.fsmn.memory.arguments import Tensors as MemoryTensors
 from seqlib_kernels.fsmn.memory.launch import LAUNCH as FSMN_MEMORY
+from seqlib_kernels.fsmn.norm import kernels as sequence_norm
+from seqlib_kernels.fsmn.norm.launch import LAUNCH as SEQUENCE_NORM
 from seqlib_kernels.linear_scan import kernels as linear_scan
 from seqlib_kernels.linear_scan.launch import LAUNCH as LINEAR_SCAN
 from seqlib_kernels.selective_scan import kernels as selective_scan
@@ -143,6 +147,27 @@ def _fsmn_memory(dtype: torch.dtype, width: int, *, full: bool, J: int = 1) -> N
     fsmn_memory.backward(y, hT, given, options)
 
 
+def _sequence_norm(dtype: torch.dtype, width: int, *, full: bool) -> None:
+    """Packed sequences with statistics of every channel, or a batch without."""
+    B, T, C, wide = 1 if full else 2, 600, min(width, 1024), state_dtype(dtype)
+    x, channel, packed = _meta(B, T, C, dtype=dtype), _meta(C, dtype=wide), _boundaries(full)
+    statistics = _meta(3 if full else B, C, dtype=wide)
+    kept = (statistics, statistics)
+    sequence_norm.forward(x, channel, channel, packed, x, *kept, full, 1e-8)
+    sequence_norm.backward(x, x, channel, *kept, packed, x, full)
+
+
+def _dense_fsmn_memory(dtype: torch.dtype, width: int, *, full: bool) -> None:
+    """Packed sequences, or a batch."""
+    B, T, C, W, wide = 1 if full else 2, 600, min(width, 1024), 39, state_dtype(dtype)
+    x, weight = _meta(B, T, C, dtype=dtype), _meta(C, 3, W, dtype=wide)
+    layer, statistics = _meta(2, C, dtype=wide), _meta(2, 3 if full else B, C, dtype=wide)
+    convs = _meta(2, B, T, C, dtype=wide)
+    given = (x, weight, layer, layer, layer, _boundaries(full))
+    dense_fsmn_memory.forward(*given, x, convs, statistics, statistics, 1e-5)
+    dense_fsmn_memory.backward(x, *given, convs, statistics, statistics, x)
+
+
 def _joint_attention(
     dtype: torch.dtype, width: int, *, full: bool, causal: bool = False, group: int = 256
 ) -> None:
@@ -221,6 +246,18 @@ FAMILIES = {
         _mimo_ssm,
         {2: (BF16, F16), 4: (F32,)},
         {"plain": {"full": False}, "full": {"full": True}, "few": {"full": True, "states": 8}},
+    ),
+    "sequence_norm": Family(
+        SEQUENCE_NORM,
+        _sequence_norm,
+        {2: (BF16, F16), 4: (F32,), 8: (F64,)},
+        {"plain": {"full": False}, "full": {"full": True}},
+    ),
+    "dense_fsmn_memory": Family(
+        DENSE_FSMN_MEMORY,
+        _dense_fsmn_memory,
+        {2: (BF16, F16), 4: (F32,), 8: (F64,)},
+        {"plain": {"full": False}, "full": {"full": True}},
     ),
     "fsmn_memory": Family(
         FSMN_MEMORY,

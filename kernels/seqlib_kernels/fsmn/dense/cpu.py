@@ -73,7 +73,7 @@ def backward(
         own = slice(first_input(i), first_input(i + 1))
         dweight[:, own] = parts.sum(0).permute(2, 0, 1)
     dx.copy_(grads[0])
-    dshift, dgain, dslope = (part.contiguous() for part in torch.unbind(sums.sum(2), 1))
+    dshift, dgain, dslope = (sums[:, k].sum(1) for k in range(3))
     return dweight, dgain, dshift, dslope
 
 

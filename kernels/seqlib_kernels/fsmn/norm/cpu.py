@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Normalisation over sequences on CPUs: jobs for threads. The loops are in cpu_rows.py."""
 
-import torch
+from typing import Any
+
 from torch import Tensor
 
 from ..._core import alloc, threads
@@ -77,11 +78,10 @@ def backward(
     lengths = statistics.lengths_of(cu_seqlens, x, mean)
     outer, inner, first_mean, second_mean = statistics.spread(sums, weight, lengths, per_channel)
     means = [array(m) for m in (outer * rstd, inner, first_mean, second_mean)]
-    arguments = (*given, *means, rows(dx), bounds)
+    arguments: tuple[Any, ...] = (*given, *means, rows(dx), bounds)
 
     def work(first: int, last: int) -> None:
         cpu_rows.gradients(*arguments, first, last)
 
     threads.split(work, x.shape[0] * x.shape[1], numbers)
-    dbias, dweight = torch.unbind(sums.sum(1))
-    return dweight.contiguous(), dbias.contiguous()
+    return sums[1].sum(0), sums[0].sum(0)
