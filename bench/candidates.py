@@ -150,6 +150,25 @@ SPACES: Mapping[str, Space] = {
         width="C",
         small={"C": 100},
     ),
+    "dense_fsmn_memory": Space(
+        steps=(
+            Step(_pairs("BT", (16, 32, 64), "BC", 32, 64, 128)),
+            Step(_each("SPAN", 128, 256, 512)),
+            _warps("", 2, 4, 8),
+            _stages("", 1, 2, 3),
+        ),
+        width="C",
+        small={"C": 100},
+    ),
+    "sequence_norm": Space(
+        steps=(
+            Step(_pairs("BT", (16, 32, 64), "BC", 32, 64, 128)),
+            Step(_each("SPAN", 128, 256, 512)),
+            _warps("", 2, 4, 8),
+        ),
+        width="C",
+        small={"C": 100},
+    ),
     "joint_attention": Space(
         steps=(
             Step(_pairs("BR", (32, 64), "BE", 32, 64, 128)),

@@ -15,6 +15,8 @@ OPS = (
     "diagonal_ssm",
     "mimo_ssm",
     "fsmn_memory",
+    "dense_fsmn_memory",
+    "sequence_norm",
     "joint_attention",
 )
 
@@ -77,6 +79,15 @@ def _memory(B: int, T: int, C: int, case: str = "projection", dtype: str = "floa
     return Workload(op="fsmn_memory", case=case, B=B, T=T, dims=dims, dtype=dtype)
 
 
+def _dense(B: int, T: int, C: int, dtype: str = "float32") -> Workload:
+    dims = {"C": C, "W": 39, "depth": 2}
+    return Workload(op="dense_fsmn_memory", case="released", B=B, T=T, dims=dims, dtype=dtype)
+
+
+def _norm(B: int, T: int, C: int, case: str = "sequence", dtype: str = "float32") -> Workload:
+    return Workload(op="sequence_norm", case=case, B=B, T=T, dims={"C": C}, dtype=dtype)
+
+
 def _joint(B: int, T: int, E: int = 1024, S: int = 128, dtype: str = "float32") -> Workload:
     dims = {"E": E, "S": S}
     return Workload(op="joint_attention", case="released", B=B, T=T, dims=dims, dtype=dtype)
@@ -98,6 +109,8 @@ SUITES = {
             _diagonal(1, 4096, 64),
             _mimo(1, 4096, 64),
             _memory(1, 1000, 2048),
+            _dense(1, 1000, 256),
+            _norm(1, 1000, 512),
             _joint(1, 1000, 256),
         ),
     ),
@@ -129,6 +142,9 @@ SUITES = {
             _memory(1, 4000, 2048),
             _memory(1, 4000, 256),
             _memory(1, 4000, 256, "grouped"),
+            _dense(1, 4000, 256),
+            _norm(1, 4000, 512),
+            _norm(1, 4000, 256, "per channel"),
             _joint(1, 4000),
             _joint(1, 16000),
         ),
@@ -148,6 +164,8 @@ SUITES = {
             _diagonal(8, 4096, 256, dtype="bfloat16"),
             _mimo(8, 4096, 128, dtype="bfloat16"),
             _memory(4, 4000, 2048, dtype="bfloat16"),
+            _dense(4, 4000, 256, "bfloat16"),
+            _norm(4, 4000, 512, dtype="bfloat16"),
             _joint(4, 4000, dtype="bfloat16"),
         ),
     ),
@@ -199,6 +217,10 @@ SUITES = {
             _memory(4, 4000, 2048),
             _memory(4, 4000, 2048, dtype="bfloat16"),
             _memory(4, 4000, 256, "grouped", dtype="bfloat16"),
+            _dense(4, 4000, 256),
+            _dense(4, 4000, 256, "bfloat16"),
+            _norm(4, 4000, 512, dtype="bfloat16"),
+            _norm(4, 4000, 256, "per channel", "bfloat16"),
             _joint(4, 4000),
             _joint(4, 4000, dtype="bfloat16"),
             _joint(1, 16000, dtype="bfloat16"),

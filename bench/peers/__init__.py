@@ -11,7 +11,9 @@ from . import (
     diagonal_torch,
     fla,
     fsmn_attention,
+    fsmn_dense,
     fsmn_memory,
+    fsmn_norm,
     jax_scan,
     mambapy_scan,
     mimo_jax,
@@ -69,5 +71,7 @@ CONTENDERS: Mapping[str, tuple[Contender, ...]] = {
         *mimo_jax.CONTENDERS,
     ),
     "fsmn_memory": (*_OURS, *fsmn_memory.CONTENDERS),
+    "dense_fsmn_memory": (*_OURS, *fsmn_dense.CONTENDERS),
+    "sequence_norm": (*_OURS, *fsmn_norm.CONTENDERS),
     "joint_attention": (*_OURS, *fsmn_attention.CONTENDERS),
 }

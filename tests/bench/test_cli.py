@@ -20,6 +20,8 @@ SMALL = (
     Workload(op="diagonal_ssm", case="zoh", B=1, T=6, dims={"H": 2, "M": 2}),
     Workload(op="mimo_ssm", case="zoh", B=1, T=6, dims={"H": 2, "P": 2}),
     Workload(op="fsmn_memory", case="projection", B=1, T=6, dims={"C": 2, "J": 1, "W": 3}),
+    Workload(op="dense_fsmn_memory", case="released", B=1, T=6, dims={"C": 2, "W": 3, "depth": 2}),
+    Workload(op="sequence_norm", case="sequence", B=1, T=6, dims={"C": 2}),
     Workload(op="joint_attention", case="released", B=1, T=6, dims={"E": 2, "S": 32}),
 )
 

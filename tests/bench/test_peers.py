@@ -31,6 +31,12 @@ CASES = {
         ("grouped", {"C": 3, "J": 2, "W": 7}),
         ("causal", {"C": 3, "J": 1, "W": 4}),
     ],
+    "dense_fsmn_memory": [
+        ("one layer", {"C": 3, "W": 7, "depth": 1}),
+        ("released", {"C": 4, "W": 7, "depth": 2}),
+        ("three layers", {"C": 4, "W": 5, "depth": 3}),
+    ],
+    "sequence_norm": [("sequence", {"C": 3}), ("per channel", {"C": 3})],
     "joint_attention": [
         ("local", {"E": 3, "S": 6}),
         ("causal", {"E": 3, "S": 6}),
