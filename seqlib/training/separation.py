@@ -45,7 +45,8 @@ class MixtureSettings:
         default=None, metadata=_help("Of mixtures made on the fly; 5,000 prompts by default.")
     )
     speed_perturbation: bool = field(
-        default=False, metadata=_help("Play the sources of listed mixtures at 95 to 105 %.")
+        default=False,
+        metadata=_help("Play sources of listed mixtures at 95 to 105 %, prompts at 80 to 120 %."),
     )
     recordings: str | None = field(
         default=None,
@@ -175,7 +176,7 @@ def prepare_mixtures(settings: MixtureSettings, seed: int) -> MixtureData:
 def _dynamic(settings: MixtureSettings, speech: SpeechData, seed: int) -> DynamicMixtures:
     """As many mixtures in an epoch as the list has that they replace."""
     if settings.speed_perturbation:
-        raise ValueError("speed_perturbation goes with listed mixtures, not with recordings")
+        raise ValueError("speed_perturbation goes with lists and prompts, not with recordings")
     size = settings.mixtures_per_epoch or len(speech.sets.get("train", ()))
     if not size:
         raise ValueError(f"mixtures_per_epoch must be given: {speech.name} has no list to replace")

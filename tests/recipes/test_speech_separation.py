@@ -298,7 +298,7 @@ def test_recordings_are_mixed_anew(recipe, corpus, tmp_path):
         ({"mixtures_per_epoch": 5}, "size goes with prompts-2mix"),
         (
             {"recordings": "somewhere", "speed_perturbation": True},
-            "speed_perturbation goes with listed mixtures",
+            "speed_perturbation goes with lists and prompts",
         ),
         ({"segmnt_seconds": 3}, r"no setting 'segmnt_seconds'; did you mean 'segment_seconds'"),
     ],

@@ -17,6 +17,9 @@ from .prompts_2mix import TRAIN_MIXTURES, Drawer, training_drawer
 # distance to the first; limits
 FIRST, OTHERS, LIMITS = (-27.43, 2.57), (-2.51, 2.66), (-45.0, 0.0)
 
+# percent; wider than the usual 95 to 105, as only four voices are there to be told apart
+VOICE_SPEEDS = tuple(range(80, 121, 5))
+
 
 class PromptMixtures(MixtureDataset):
     """Two persons of `prompts-2mix`, drawn anew in every epoch.
@@ -25,6 +28,7 @@ class PromptMixtures(MixtureDataset):
         store: the prompts.
         across_sexes: only a man with a woman.
         seconds: length of the windows; None gives whole mixtures.
+        speed_perturbation: play each voice at 80 to 120 % of its speed, which changes its pitch.
         size: mixtures in an epoch.
         seed: of all that is drawn.
     """
@@ -35,11 +39,13 @@ class PromptMixtures(MixtureDataset):
         *,
         across_sexes: bool = False,
         seconds: float | None = 4.0,
+        speed_perturbation: bool = False,
         size: int = TRAIN_MIXTURES,
         seed: int = 0,
     ):
         super().__init__(size, 0, sampling_rate=SAMPLING_RATE, seconds=seconds, seed=seed)
         self.store, self.across_sexes = store, across_sexes
+        self.speeds = VOICE_SPEEDS if speed_perturbation else (100,)
         self._drawer: tuple[int, Drawer] | None = None
 
     def draw(self, index: int, attempt: int, rng: np.random.Generator) -> Mixture:
@@ -49,7 +55,9 @@ class PromptMixtures(MixtureDataset):
             )
             self._drawer = self.epoch, drawer
         drawer = self._drawer[1]
-        return drawer.mix(drawer.draw(rng))
+        draw = drawer.draw(rng)
+        first, second = rng.choice(self.speeds, 2)
+        return drawer.mix(draw, (int(first), int(second)))
 
 
 class DynamicMixtures(MixtureDataset):

@@ -69,18 +69,21 @@ class SpeechData:
         Args:
             seconds: length of the windows; None gives whole mixtures.
             size: mixtures in an epoch of `prompts-2mix`, 5,000 when None.
-            speed_perturbation: change the speed of each source of listed mixtures.
+            speed_perturbation: change the speed of each source, and so its pitch.
             seed: of all that is drawn.
 
         Raises:
             ValueError: an argument that does not go with this data.
         """
         if self.store is not None:
-            if speed_perturbation:
-                raise ValueError(f"speed_perturbation goes with listed mixtures, not {self.name}")
             sizes = {} if size is None else {"size": size}
             return PromptMixtures(
-                self.store, across_sexes=self.across_sexes, seconds=seconds, seed=seed, **sizes
+                self.store,
+                across_sexes=self.across_sexes,
+                seconds=seconds,
+                speed_perturbation=speed_perturbation,
+                seed=seed,
+                **sizes,
             )
         if size is not None:
             raise ValueError(f"size goes with {' and '.join(PROMPTS)}, not with {self.name}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .mixing import Mixture, mix
+from .mixing import Mixture, change_speed, mix
 from .prompt_store import PromptStore, Utterance
 from .prompts import SAMPLING_RATE, VOICES
 from .streams import stream
@@ -83,9 +83,12 @@ class Drawer:
         gains = (level, -level) if rng.random() < 0.5 else (-level, level)
         return Draw((first, second), gains)
 
-    def mix(self, draw: Draw) -> Mixture:
-        """The sound of a draw, cut to the shorter utterance."""
-        speech = [self.store.speech(u) for u in draw.utterances]
+    def mix(self, draw: Draw, speeds: tuple[int, int] = (100, 100)) -> Mixture:
+        """The sound of a draw, each voice at a speed in percent, cut to the shorter utterance."""
+        speech = [
+            change_speed(self.store.speech(u), percent)
+            for u, percent in zip(draw.utterances, speeds, strict=True)
+        ]
         return mix(speech, draw.gains, SAMPLING_RATE)
 
 

@@ -81,6 +81,21 @@ def test_an_example_follows_from_seed_epoch_and_index(kind, store, items, tmp_pa
     assert torch.allclose(first["labels"].sum(0), first["input_values"], atol=2e-4)
 
 
+def test_prompts_at_other_speeds_have_other_lengths(store):
+    """Whole mixtures: both voices change, each on its own, and the sources still add up."""
+    plain = PromptMixtures(store, seconds=None, size=30)
+    changed = PromptMixtures(store, seconds=None, size=30, speed_perturbation=True)
+    ratios = []
+    for i in range(30):
+        before, after = plain[i], changed[i]
+        ratios.append(len(after["input_values"]) / len(before["input_values"]))
+        total = after["labels"].sum(0)
+        assert torch.allclose(total, after["input_values"], atol=1e-6)
+    assert 1 / 1.2 - 1e-3 < min(ratios) < 0.95
+    assert 1.05 < max(ratios) < 1 / 0.8 + 1e-3
+    assert same(changed[3], changed[3])
+
+
 def test_workers_give_what_one_process_gives(store):
     data = PromptMixtures(store, seconds=0.5, size=8)
     data.set_epoch(3)
