@@ -10,8 +10,7 @@ _ANY = 1 << 30
 # tests/aot); none was timed.
 LAUNCH = LaunchTable(
     (
-        Launch(arch=INTERPRETER, itemsize=4, width=4, tiles={"BT": 8, "BC": 4, "SPAN": 16}),
-        Launch(arch=INTERPRETER, itemsize=4, width=_ANY, tiles={"BT": 16, "BC": 8, "SPAN": 16}),
+        Launch(arch=INTERPRETER, itemsize=4, width=_ANY, tiles={"BT": 16, "BC": 4, "SPAN": 32}),
         Launch(arch="sm_80", itemsize=2, width=_ANY, tiles={"BT": 32, "BC": 64, "SPAN": 256}),
         Launch(arch="sm_80", itemsize=4, width=_ANY, tiles={"BT": 16, "BC": 64, "SPAN": 256}),
         Launch(arch="sm_80", itemsize=8, width=_ANY, tiles={"BT": 16, "BC": 32, "SPAN": 256}),

@@ -45,7 +45,7 @@ def _case(name: str, depth: int) -> Case:
         constants=frozenset({"weight", "gain", "shift", "slope"}),
         stateless=True,
         small={"C": 3, "W": 3, "depth": depth},
-        odd={"C": 5, "W": 7, "depth": depth},
+        odd={"C": 5, "W": 5, "depth": depth},
         extremes={
             "weight = 0": constant("weight", 0.0),
             "gain = 0": constant("gain", 0.0),
