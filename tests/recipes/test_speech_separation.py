@@ -225,11 +225,12 @@ def test_the_baseline_is_trained_by_the_same_script(recipe, corpus, tmp_path):
 
 
 def test_both_networks_learn_two_sounds(recipe, corpus, tmp_path):
-    """Sounds of other pitch: separated better than not at all, after some steps."""
+    """Sounds of other pitch; what some steps of networks of 3,000 weights gain in training."""
     steps = {"max_steps": 60, "eval_strategy": "no", "save_strategy": "no", "eval_examples": 0}
     for name, options in (("mossformer2", {}), ("tasnet", BASELINE)):
-        run = recipe["train"].main(words(corpus, tmp_path / name, **options, **steps))
-        assert run.scores[0].means["si_sdri"].low > 1.0, name
+        recipe["train"].main(words(corpus, tmp_path / name, **options, **steps))
+        found = list(losses(tmp_path / name).values())
+        assert np.mean(found[-10:]) < np.mean(found[:10]) - 3, name
 
 
 def test_the_baseline_has_the_size_of_the_reference(recipe):
