@@ -94,6 +94,9 @@ class MossFormer2Config(PreTrainedConfig):
             )
         check_keywords(kwargs, [field.name for field in fields(MossFormer2Config)])
         super().__post_init__(**kwargs)
+        if self.architectures is None:  # what AutoModel.from_config builds
+            does = "Separation" if self.input_features is None else "Enhancement"
+            self.architectures = [f"MossFormer2ForSpeech{does}"]
 
     @classmethod
     def from_preset(cls, name: str, **changes: Any) -> "MossFormer2Config":
@@ -113,7 +116,9 @@ class MossFormer2Config(PreTrainedConfig):
 
     @property
     def min_samples(self) -> int:
-        """The length of the shortest mixture: two frames."""
+        """The length of the shortest recording: two frames, or a window of the spectrum."""
+        if self.output_features is not None:
+            return 2 * (self.output_features - 1)
         return 3 * self.encoder_kernel_size // 2
 
     def validate_architecture(self):

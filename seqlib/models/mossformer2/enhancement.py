@@ -66,7 +66,7 @@ class MossFormer2ForSpeechEnhancement(MossFormer2PreTrainedModel):
                 recording shorter than a window.
         """
         F_, bins = self.config.output_features or 0, (self.config.input_features or 0) // 3
-        B, T, window = *_batch(input_values), 2 * (F_ - 1)
+        B, T, window = *_batch(input_values), self.config.min_samples
         if window > T:
             raise ValueError(
                 f"input_values must have at least {window} samples, one window, got {T}"

@@ -2,24 +2,15 @@
 """From recordings to a padded batch."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
 from .audio import AudioError, check_samples
+from .configuration import MossFormer2Config
 
 logger = logging.get_logger(__name__)
-
-
-def shortest_recording(config: Any) -> int:
-    """Samples that a network of this configuration has to see: two frames of the encoder, or one
-    of the short-time spectrum.
-    """
-    if config.input_features is None:
-        return 3 * config.encoder_kernel_size // 2
-    return 2 * (config.output_features - 1)
 
 
 class MossFormer2FeatureExtractor(SequenceFeatureExtractor):
@@ -50,9 +41,9 @@ class MossFormer2FeatureExtractor(SequenceFeatureExtractor):
         self.minimum_length = minimum_length
 
     @classmethod
-    def of(cls, config: Any) -> "MossFormer2FeatureExtractor":
+    def of(cls, config: MossFormer2Config) -> "MossFormer2FeatureExtractor":
         """The one for models of this configuration."""
-        return cls(sampling_rate=config.sample_rate, minimum_length=shortest_recording(config))
+        return cls(sampling_rate=config.sample_rate, minimum_length=config.min_samples)
 
     def __call__(
         self,

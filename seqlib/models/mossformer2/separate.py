@@ -14,7 +14,6 @@ from .audio import resample as to_rate
 from .chunked import run_in_chunks
 from .configuration import MossFormer2Config
 from .enhancement import MossFormer2ForSpeechEnhancement
-from .feature_extraction import shortest_recording
 from .modeling import MossFormer2ForSpeechSeparation
 
 # Seconds of a window and of what two of them share. A speaker's pauses are mostly shorter than
@@ -67,9 +66,7 @@ def separate(
         )
     samples = check_samples(samples, 1, name)
     length = len(samples)
-    samples = check_samples(
-        to_rate(samples, rate, wanted), shortest_recording(network.config), name
-    )
+    samples = check_samples(to_rate(samples, rate, wanted), network.config.min_samples, name)
     sources = separate_samples(
         network,
         torch.from_numpy(samples),
@@ -90,7 +87,7 @@ def separate_samples(
     """[T] samples at the model's rate to float32 [C, T] on the CPU, in evaluation mode."""
     if not isinstance(network, MossFormer2ForSpeechSeparation | MossFormer2ForSpeechEnhancement):
         raise TypeError(f"model must separate or enhance speech, got {type(network).__name__}")
-    rate, shortest = network.config.sample_rate, shortest_recording(network.config)
+    rate, shortest = network.config.sample_rate, network.config.min_samples
     window = len(samples) if chunk_seconds is None else round(chunk_seconds * rate)
     if window < shortest:
         raise ValueError(

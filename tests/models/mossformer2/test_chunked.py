@@ -16,7 +16,7 @@ def voices(count: int, length: int) -> Tensor:
 
 
 class Shuffling:
-    """A perfect network that finds sources by position and gives them in any order."""
+    """A perfect network that knows sources by position and gives them in any order."""
 
     def __init__(self, sources: Tensor):
         self.sources = sources
@@ -25,9 +25,7 @@ class Shuffling:
         self.starts: list[int] = []
 
     def __call__(self, samples: Tensor) -> Tensor:
-        (_, length) = samples.shape
-        mixture = self.sources.sum(0).unfold(0, length, 1)
-        (start,) = (mixture == samples).all(-1).nonzero()[0].tolist()
+        length, start = samples.shape[1], int(samples.storage_offset())  # a view of the mixture
         self.windows.append(length)
         self.starts.append(start)
         return self.sources[list(next(self.orders)), start : start + length][None]
@@ -50,6 +48,43 @@ def test_short_recordings_are_one_pass():
     found = run_in_chunks(network, sources.sum(0), window=100, overlap=25)
     assert torch.equal(found, sources)
     assert network.windows == [100]
+
+
+def talk(count: int, seconds: int, rate: int) -> Tensor:
+    """[count, T] speakers who talk in words of 0.2 to 0.5 s between pauses of up to 0.6 s."""
+    generator = torch.Generator().manual_seed(2)
+    sources = torch.randn(count, seconds * rate, generator=generator)
+    for source in sources:
+        place = 0
+        while place < len(source):
+            pause, word = torch.rand(2, generator=generator).tolist()
+            place += round((0.2 + 0.3 * word) * rate)
+            stop = place + round(0.6 * pause * rate)
+            source[place:stop] = 0
+            place = stop
+    return sources
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_speakers_stay_themselves_through_ten_minutes(count):
+    """A network that leaks and errs at 13 dB and gives every window in another order."""
+    rate, seconds = 200, 600
+    sources = talk(count, seconds, rate)
+    network = Shuffling(sources)
+    noise = torch.Generator().manual_seed(3)
+
+    def leaking(samples: Tensor) -> Tensor:
+        clean = network(samples)
+        error = torch.randn(clean.shape, generator=noise)
+        return clean + 0.15 * clean.flip(1) + 0.15 * error
+
+    found = run_in_chunks(leaking, sources.sum(0), window=4 * rate, overlap=rate)
+    pieces = 10 * rate
+    for start in range(0, seconds * rate, pieces):
+        part = torch.cat([sources, found])[:, start : start + pieces]
+        alike = torch.corrcoef(part)[:count, count:]
+        assert alike.argmax(1).tolist() == list(range(count)), start
+    assert len(network.starts) <= 1.5 * seconds / 3
 
 
 def test_overlap_grows_into_a_pause():
