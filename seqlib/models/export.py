@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -46,7 +47,7 @@ def save_pretrained_with_code(
             f"model must be of a class of seqlib, got {type(model).__module__}; a model loaded "
             "with its own code keeps it in save_pretrained"
         )
-    classes = _auto_classes(type(model.config))
+    classes = _auto_classes(type(model.config), type(model))
     if type(model) not in classes.values():
         raise ValueError(
             f"model must be of a class that an Auto class loads, got {type(model).__name__}"
@@ -71,13 +72,16 @@ def save_pretrained_with_code(
         tokenizer.save_pretrained(folder)
 
 
-def _auto_classes(config_class: type[PreTrainedConfig]) -> dict[str, type]:
-    """The class that each of transformers' Auto classes loads for a configuration."""
+def _auto_classes(config_class: type[PreTrainedConfig], model_class: type) -> dict[str, type]:
+    """The class that each of transformers' Auto classes loads for a checkpoint of a model."""
     classes: dict[str, type] = {"AutoConfig": config_class}
     for name, auto in vars(modeling_auto).items():
-        known: Mapping[type, type] = getattr(auto, "_model_mapping", {})
+        known: Mapping[type, Any] = getattr(auto, "_model_mapping", {})
         if name.startswith("Auto") and config_class in known:
-            classes[name] = known[config_class]
+            found = known[config_class]
+            if isinstance(found, tuple):  # the checkpoint says which
+                found = model_class if model_class in found else found[0]
+            classes[name] = found
     return classes
 
 

@@ -4,10 +4,8 @@
 from typing import cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
-from transformers import initialization as init
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -16,11 +14,10 @@ from transformers.utils.output_capturing import capture_outputs
 
 from ...layers.batch_norm import BatchNorm
 from ...layers.half_precision import warn_if_slow
-from ...layers.initial_values import InitialValues
 from ...layers.mlp import SwiGLU
-from ...layers.optim import tag_parameters
 from ...layers.value_embedding import ValueEmbedding
 from ..cache import StateLayer, build_cache, check_cache
+from ..pretrained import SeqlibPreTrainedModel
 from .configuration import SeqLMConfig, build_mixer, build_norm
 from .inputs import boundaries, check_inputs, real_tokens, without_first_labels
 
@@ -80,12 +77,11 @@ def normed(norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
     return norm(x, mask) if isinstance(norm, BatchNorm) else norm(x)
 
 
-class SeqLMPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation."""
+class SeqLMPreTrainedModel(SeqlibPreTrainedModel):
+    """What transformers wants to know of the language models."""
 
     config_class = SeqLMConfig
     base_model_prefix = "model"
-    supports_gradient_checkpointing = True
     _no_split_modules = ["SeqBlock"]  # noqa: RUF012 - as the base class declares them
     _can_record_outputs = {"hidden_states": SeqBlock}  # noqa: RUF012
     _is_stateful = True
@@ -95,42 +91,6 @@ class SeqLMPreTrainedModel(PreTrainedModel):
     def main_input_name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The argument of `forward` that holds the sequences."""
         return "input_ids" if self.config.input_features is None else "input_values"
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, InitialValues):
-            for name, value in module.initial_values().items():
-                init.copy_(getattr(module, name), value)
-
-    def post_init(self) -> None:
-        self._keep_in_fp32_modules_strict = {
-            name
-            for module in self.modules()
-            for name in getattr(module, "keep_in_float32", ())
-            if getattr(module, name, None) is not None
-        }
-        super().post_init()
-        tag_parameters(self)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in transformers, with tagged parameters and a damaged file named as such.
-
-        Raises:
-            ValueError: a checkpoint of another architecture.
-            OSError: a missing or damaged file.
-        """
-        try:
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except SafetensorError as error:
-            raise OSError(
-                f"a weights file of {pretrained_model_name_or_path!r} is damaged or incomplete "
-                f"({error}); get it again or take an earlier checkpoint"
-            ) from error
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        tag_parameters(model)  # loading puts new parameters into place
-        return loaded
 
 
 class SeqLMModel(SeqLMPreTrainedModel):

@@ -16,7 +16,12 @@ from .presets import PRESETS
 from .streaming import Streamer
 
 AutoConfig.register(MossFormer2Config.model_type, MossFormer2Config, exist_ok=True)
-AutoModel.register(MossFormer2Config, MossFormer2Model, exist_ok=True)
+# which of them a checkpoint is for stands in its `architectures`
+AutoModel.register(
+    MossFormer2Config,
+    (MossFormer2Model, MossFormer2ForSpeechSeparation, MossFormer2ForSpeechEnhancement),
+    exist_ok=True,
+)
 AutoFeatureExtractor.register(MossFormer2Config, MossFormer2FeatureExtractor, exist_ok=True)
 
 __all__ = [

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import ModelOutput, can_return_tuple
@@ -18,10 +17,9 @@ from ...layers.fsmn.attention import frequencies
 from ...layers.fsmn.projection import uniform
 from ...layers.fsmn.state import inner, outer
 from ...layers.half_precision import warn_if_slow
-from ...layers.initial_values import InitialValues
 from ...layers.norm import LayerNorm
-from ...layers.optim import tag_parameters
 from ...layers.packed import sequence_and_position
+from ..pretrained import SeqlibPreTrainedModel
 from .configuration import MossFormer2Config
 from .frames import Frames
 from .loss import si_snr_pit_loss
@@ -124,19 +122,21 @@ class PositionCode(nn.Module):
         # float32 angles would be wrong by a hundredth after some 10^5 frames
         rates = frequencies(x.shape[-1], x.device).double()
         angles = position[..., None].double() * rates
-        code = torch.cat((angles.sin().to(x.dtype), angles.cos().to(x.dtype)), -1)
-        return torch.addcmul(x, code, self.scale.to(x.dtype))
+        # under autocast x is narrow, but the sum that layers add to is as wide as the scale
+        dtype = torch.promote_types(x.dtype, self.scale.dtype)
+        code = torch.cat((angles.sin().to(dtype), angles.cos().to(dtype)), -1)
+        return torch.addcmul(x.to(dtype), code, self.scale.to(dtype))
 
 
-class MossFormer2PreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation."""
+class MossFormer2PreTrainedModel(SeqlibPreTrainedModel):
+    """What transformers wants to know of these networks, and how their linear maps start."""
 
     config_class = MossFormer2Config
     config: MossFormer2Config
     base_model_prefix = "model"
     main_input_name = "input_values"
     input_modalities = "audio"
-    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # a loss is a mean over mixtures, whoever accumulates divides it
     _no_split_modules = ["MossFormer2Layer"]  # noqa: RUF012 - as the base class declares them
     _can_record_outputs = {"hidden_states": MossFormer2Layer}  # noqa: RUF012
 
@@ -147,20 +147,6 @@ class MossFormer2PreTrainedModel(PreTrainedModel):
             for parameter in (module.weight, module.bias):
                 if parameter is not None:
                     init.copy_(parameter, uniform(parameter.shape, module.in_features))
-        if isinstance(module, InitialValues):
-            for name, value in module.initial_values().items():
-                init.copy_(getattr(module, name), value)
-
-    def post_init(self) -> None:
-        super().post_init()
-        tag_parameters(self)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As in transformers, with tagged parameters."""
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        tag_parameters(loaded[0] if isinstance(loaded, tuple) else loaded)
-        return loaded
 
 
 class MossFormer2Model(MossFormer2PreTrainedModel):

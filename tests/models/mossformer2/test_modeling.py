@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from seqlib.models import MossFormer2Config, MossFormer2ForSpeechSeparation, MossFormer2Model
+from seqlib.models.export import save_pretrained_with_code
+from seqlib.models.mossformer2 import MossFormer2ForSpeechEnhancement
 
 from .networks import off, random_network
 
@@ -150,8 +152,8 @@ def test_loading_what_was_saved_changes_nothing(mixtures, tmp_path):
         assert torch.equal(got, want)
     # BLAS adds in another order where a file puts a matrix elsewhere: measured 2e-16
     assert off(again(mixtures).sources, network(mixtures).sources) < 1e-14
-    model = AutoModel.from_pretrained(tmp_path)
-    assert type(model) is MossFormer2Model
+    assert type(AutoModel.from_pretrained(tmp_path)) is MossFormer2ForSpeechSeparation
+    model = MossFormer2Model.from_pretrained(tmp_path)
     frames = network.encode(mixtures.unfold(-1, 4, 2))
     want = network.model(frames).last_hidden_state
     assert off(model(frames).last_hidden_state, want) < 1e-14
@@ -219,6 +221,34 @@ def test_bfloat16_stays_close(tmp_path):
         got = other(mixtures).sources
         assert got.dtype == torch.bfloat16
         assert (got.float() - want).norm() / want.norm() < 0.05
+
+
+def test_auto_classes_build_what_the_configuration_is_for():
+    with torch.device("meta"):
+        assert type(AutoModel.from_config(MossFormer2Config.from_preset("tiny"))) is (
+            MossFormer2ForSpeechSeparation
+        )
+        assert type(AutoModel.from_config(MossFormer2Config.from_preset("se_48k"))) is (
+            MossFormer2ForSpeechEnhancement
+        )
+
+
+def test_a_damaged_file_has_a_name(tmp_path):
+    random_network().save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(OSError, match="damaged"):
+        MossFormer2ForSpeechSeparation.from_pretrained(tmp_path)
+
+
+def test_checkpoints_with_code_hold_that_of_the_network(tmp_path):
+    """Loading one where seqlib is missing is tested with the language models."""
+    network = random_network()
+    save_pretrained_with_code(network, tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    entry = "modeling_mossformer2"
+    assert saved["auto_map"]["AutoModel"] == f"{entry}.MossFormer2ForSpeechSeparation"
+    assert (tmp_path / "seqlib_kernels_fsmn_memory_op.py").is_file()
 
 
 def test_the_configuration_on_disk_is_readable(tmp_path):

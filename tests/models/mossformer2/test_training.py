@@ -62,6 +62,22 @@ def test_compiled_as_one_graph_it_trains_alike(batch, causal):
         torch.testing.assert_close(p.grad, want[name], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_autocast_adds_up_in_float32(causal):
+    """Measured: 1.4 % of the sources."""
+    network = random_network(hidden_size=32, query_key_dim=32, causal=causal).float().train()
+    torch.manual_seed(0)
+    labels = torch.randn(2, 2, 700)
+    want = network(labels.sum(1)).sources
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = network(labels.sum(1), labels=labels, output_hidden_states=True)
+    # the last one has gone through a PReLU, which autocast narrows
+    assert {h.dtype for h in outputs.hidden_states[:-1]} == {torch.float32}
+    assert (outputs.sources - want).norm() / want.norm() < 0.03
+    outputs.loss.backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
 def kept_bytes(network, **inputs) -> int:
     """Bytes of different tensors that a forward pass keeps for its backward pass."""
     own = {p.untyped_storage().data_ptr() for p in network.parameters()}
