@@ -17,6 +17,7 @@ from seqlib.models.convert.mossformer2_files import CLEARVOICE, PARTS, read_tens
 from seqlib.models.mossformer2 import (
     MossFormer2Config,
     MossFormer2FeatureExtractor,
+    MossFormer2ForSpeechEnhancement,
     MossFormer2ForSpeechSeparation,
 )
 
@@ -103,6 +104,18 @@ def test_converted_networks_give_the_published_outputs(tmp_path, name, write):
     assert (found - arrays["out.y"]).abs().max() <= TOLERANCE * arrays["out.y"].abs().max()
     extractor = MossFormer2FeatureExtractor.from_pretrained(tmp_path / "ours")
     assert extractor.minimum_length == 3 * network.config.encoder_kernel_size // 2
+
+
+def test_a_converted_enhancement_network_gives_the_published_mask(tmp_path):
+    source = write_clearvoice(published("se_masknet"), tmp_path / "net")
+    convert_mossformer2(source, tmp_path / "ours", group_size=24)
+    network = MossFormer2ForSpeechEnhancement.from_pretrained(tmp_path / "ours").double().eval()
+    assert network.config.sample_rate == 48000
+    arrays = load_file(GOLDEN / "se_masknet.safetensors")
+    with torch.no_grad():
+        hidden = network.model(input_features=arrays["in.x"]).last_hidden_state
+        found = network.mask_head(hidden, 0)
+    assert (found - arrays["out.y"]).abs().max() <= TOLERANCE * arrays["out.y"].abs().max()
 
 
 LAYOUTS = [
