@@ -29,13 +29,21 @@ def job(number, C):
 
 @compile_kernel
 def moments(x, bounds, mean, m2, first, last):
-    """The mean and the sum of squared distances from it, [N,C]."""
+    """The mean and the sum of squared distances from it, [N,C].
+
+    What is summed are distances from the first row: a large mean would be rounded in every tile.
+    """
+    pivot = np.zeros(LANES, mean.dtype)
     centre = np.zeros(LANES, mean.dtype)
     squares = np.zeros(LANES, mean.dtype)
     for number in range(first, last):
         s, c0, c1 = job(number, x.shape[1])
         mean[s, c0:c1] = 0
         m2[s, c0:c1] = 0
+        if bounds[s] < bounds[s + 1]:
+            row = x[bounds[s], c0:c1]
+            for d in range(len(row)):
+                pivot[d] = widen(row[d])
         for r0 in range(bounds[s], bounds[s + 1], TILE):
             r1 = min(r0 + TILE, bounds[s + 1])
             rows, seen = mean.dtype.type(r1 - r0), mean.dtype.type(r0 - bounds[s])
@@ -44,19 +52,22 @@ def moments(x, bounds, mean, m2, first, last):
             for r in range(r0, r1):
                 row = x[r, c0:c1]
                 for d in range(len(row)):
-                    centre[d] += widen(row[d])
+                    centre[d] += widen(row[d]) - pivot[d]
             for d in range(c1 - c0):
                 centre[d] /= rows
             for r in range(r0, r1):
                 row = x[r, c0:c1]
                 for d in range(len(row)):
-                    distance = widen(row[d]) - centre[d]
+                    distance = (widen(row[d]) - pivot[d]) - centre[d]
                     squares[d] += distance * distance
             share = rows / (seen + rows)
             for d in range(c1 - c0):
                 apart = centre[d] - mean[s, c0 + d]
                 mean[s, c0 + d] += apart * share
                 m2[s, c0 + d] += squares[d] + apart * apart * (seen * share)
+        if bounds[s] < bounds[s + 1]:
+            for d in range(c1 - c0):
+                mean[s, c0 + d] += pivot[d]
 
 
 @compile_kernel

@@ -52,7 +52,7 @@ def measure(
     m2 = alloc.empty(mean.shape, mean)
     means, squares = (alloc.empty((plan.parts, x.shape[2]), mean) for _ in range(2))
     plan.by_part(_moments, x, means, squares)
-    plan.by_sequence(_merge, means, squares, mean, m2)
+    plan.by_sequence(_merge, x, means, squares, mean, m2)
     statistics.finish(mean, rstd, m2, statistics.lengths_of(cu_seqlens, x, mean), per_channel, eps)
 
 
@@ -123,15 +123,20 @@ def _moments(
     x, means, squares, cu_seqlens, N, T, C,
     PACKED: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
-    """The mean and the sum of squared distances from it of SPAN rows."""
+    """The mean and the sum of squared distances from it of SPAN rows.
+
+    What is summed are distances from the first row: a large mean would be rounded in every tile.
+    """
     ACC: tl.constexpr = means.dtype.element_ty
     i_p, _, start, length, first, o_c, m_c = piece(cu_seqlens, N, T, C, PACKED, SPAN, BC)
     mean, m2, seen = tl.zeros([1, BC], ACC), tl.zeros([1, BC], ACC), tl.zeros([1, 1], ACC)
+    pivot = _first_row(x, start, length, o_c, C).to(ACC)
     for t in range(0, SPAN, BT):
         o_t = first + t + tl.arange(0, BT)[:, None]
         m = (o_t < length) & m_c
         b_x = tl.load(x + (start + o_t) * C + o_c, mask=m, other=0.0).to(ACC)
         rows = tl.maximum(tl.minimum(length - first - t, BT), 0).to(ACC)
+        b_x = tl.where(m, b_x - pivot, 0.0)
         centre = tl.sum(b_x, 0, keep_dims=True) / tl.maximum(rows, 1)
         distance = tl.where(m, b_x - centre, 0.0)
         spread = tl.sum(distance * distance, 0, keep_dims=True)
@@ -143,13 +148,13 @@ def _moments(
 
 @triton.jit(do_not_specialize=["N", "T"])
 def _merge(
-    means, squares, mean, m2, cu_seqlens, N, T, C,
+    x, means, squares, mean, m2, cu_seqlens, N, T, C,
     PACKED: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr, SPAN: tl.constexpr,
 ):  # fmt: skip
     """The same of whole sequences."""
     ACC: tl.constexpr = mean.dtype.element_ty
     i_n = tl.program_id(0).to(tl.int64)
-    _, length = bounds(cu_seqlens, i_n, T, PACKED)
+    start, length = bounds(cu_seqlens, i_n, T, PACKED)
     o_c = tl.program_id(1) * BC + tl.arange(0, BC)[None, :]
     m_c = o_c < C
     at = first_slot(cu_seqlens, i_n, T, SPAN, PACKED) * C + o_c
@@ -161,8 +166,15 @@ def _merge(
         b_mean, b_m2 = merged(b_mean, b_m2, seen, centre, spread, rows)
         seen += rows
         at += C
+    b_mean += _first_row(x, start, length, o_c, C).to(ACC)
     tl.store(mean + i_n * C + o_c, b_mean, mask=m_c)
     tl.store(m2 + i_n * C + o_c, b_m2, mask=m_c)
+
+
+@triton.jit
+def _first_row(x, start, length, o_c, C):
+    # Not `length > 0`: the interpreter makes no mask of one number.
+    return tl.load(x + start * C + o_c, mask=(o_c < C) & (o_c * 0 < length), other=0.0)
 
 
 @triton.jit
