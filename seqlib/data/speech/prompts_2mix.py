@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
@@ -44,27 +45,33 @@ class Draw:
 class Drawer:
     """Draws mixtures of two persons from a list of utterances.
 
+    All pairs of persons are equally likely, however much each of them has said: a voice that is in
+    most of the mixtures would be told from others by its own colour alone.
+
     Args:
         store: where the prompts are.
         utterances: to choose from.
         across_sexes: only a man with a woman.
 
     Raises:
-        ValueError: an utterance has nobody to be mixed with.
+        ValueError: somebody has nobody to be mixed with.
     """
 
     def __init__(self, store: PromptStore, utterances: Sequence[Utterance], *, across_sexes: bool):
         self.store, self.utterances = store, list(utterances)
-        voices = {u.voice: store.voices[u.voice] for u in self.utterances}
-        self._partners: dict[str, list[Utterance]] = {}
-        for name, voice in voices.items():
-            fits = {
-                other.name
-                for other in voices.values()
-                if other.person != voice.person and not (across_sexes and other.sex == voice.sex)
-            }
-            self._partners[name] = [u for u in self.utterances if u.voice in fits]
-        if alone := [name for name, partners in self._partners.items() if not partners]:
+        said: dict[str, list[Utterance]] = {}
+        sexes = {}
+        for utterance in self.utterances:
+            voice = store.voices[utterance.voice]
+            said.setdefault(voice.person, []).append(utterance)
+            sexes[voice.person] = voice.sex
+        self._pairs = [
+            (said[one], said[other])
+            for one, other in combinations(said, 2)
+            if not (across_sexes and sexes[one] == sexes[other])
+        ]
+        mixed = {id(utterances) for pair in self._pairs for utterances in pair}
+        if alone := [person for person, own in said.items() if id(own) not in mixed]:
             raise ValueError(
                 f"every voice needs another person to be mixed with, {alone[0]} has none"
             )
@@ -72,16 +79,17 @@ class Drawer:
     @property
     def pairs(self) -> int:
         """How many pairs of utterances can be drawn."""
-        return sum(len(self._partners[u.voice]) for u in self.utterances) // 2
+        return sum(len(one) * len(other) for one, other in self._pairs)
 
     def draw(self, rng: np.random.Generator) -> Draw:
-        """A first utterance, one of another person, and a level between them."""
-        first = self.utterances[rng.integers(len(self.utterances))]
-        partners = self._partners[first.voice]
-        second = partners[rng.integers(len(partners))]
+        """Two persons in any order, an utterance of each, and a level between them."""
+        pair = self._pairs[rng.integers(len(self._pairs))]
+        one, other = (said[rng.integers(len(said))] for said in pair)
+        if rng.random() < 0.5:
+            one, other = other, one
         level = rng.uniform(*LEVELS)
         gains = (level, -level) if rng.random() < 0.5 else (-level, level)
-        return Draw((first, second), gains)
+        return Draw((one, other), gains)
 
     def mix(self, draw: Draw, speeds: tuple[int, int] = (100, 100)) -> Mixture:
         """The sound of a draw, each voice at a speed in percent, cut to the shorter utterance."""
