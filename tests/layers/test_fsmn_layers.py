@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from seqlib_kernels import joint_attention
 from torch import Tensor, nn
 
 from seqlib.layers.fsmn import (
@@ -212,12 +213,23 @@ def scrambled_like(module: nn.Module, other: nn.Module) -> nn.Module:
     return module
 
 
-def test_dropout_reaches_the_attention_within_groups(x):
+def test_dropout_reaches_the_attention_within_groups(x, monkeypatch):
     """What the projections drop is switched off here; columns of P keep their mean."""
     block = scrambled(JointAttentionBlock(D, group_size=23, query_key_dim=4, dropout=0.25))
     for projection in (block.to_hidden, block.to_qk, block.to_out):
         projection.dropout = 0.0
+    given = []
+
+    def spy(*arguments, **options):
+        given.append(options)
+        return joint_attention(*arguments, **options)
+
+    monkeypatch.setattr("seqlib.layers.fsmn.attention.joint_attention", spy)
+    torch.manual_seed(0)
     assert not torch.equal(block(x)[0], block(x)[0])
+    keep, scale = given[0]["keep"], given[0]["keep_scale"]
+    assert keep.shape == (2, 23, 23)
+    assert abs(keep.double().mean() * scale - 1) < 0.03
     block.dropout = 0.0
     assert torch.equal(block(x)[0], block(x)[0])
 
