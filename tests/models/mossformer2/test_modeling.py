@@ -152,7 +152,7 @@ def test_the_configuration_can_ask_for_hidden_states_and_tuples(mixtures):
 
 
 def test_late_positions_are_told_apart():
-    """Ten minutes in; float32 angles would be off by 3e-2, measured: 6e-8."""
+    """Ten minutes in: measured 3e-8, where float32 angles are off by 2e-2."""
     x, position = torch.zeros(1, 50, 64), 600_000 + torch.arange(50)
     code = PositionCode()
     want = code.double()(x.double(), position)
