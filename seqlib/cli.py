@@ -128,7 +128,7 @@ def _data(args: argparse.Namespace, _: list[str]) -> None:
 
 
 def _separate(args: argparse.Namespace, _: list[str]) -> None:
-    from seqlib.data.speech.audio import audio_info, write_audio
+    from seqlib.audio import audio_info, write_audio
     from seqlib.models import separate
 
     given = {name: value for name, value in vars(args).items() if name.endswith("_seconds")}

@@ -20,9 +20,12 @@ FLOORS = {
     "seqlib.data": {"seqlib_kernels", "seqlib"},
     "seqlib.evaluation": {"seqlib_kernels", "seqlib"},
     "seqlib.cli": {"seqlib_kernels", "seqlib"},
-    "seqlib.models": {"seqlib_kernels", "seqlib.models", "seqlib.mixers", "seqlib.layers"},
+    "seqlib.models": {
+        *("seqlib_kernels", "seqlib.models", "seqlib.mixers", "seqlib.layers", "seqlib.audio"),
+    },
     "seqlib.mixers": {"seqlib_kernels", "seqlib.mixers", "seqlib.layers"},
     "seqlib.layers": {"seqlib_kernels", "seqlib.layers"},
+    "seqlib.audio": {"seqlib.audio"},
     "seqlib": {"seqlib.models"},
     "seqlib_kernels": {"seqlib_kernels"},
 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from seqlib.data.speech.audio import write_audio
+from seqlib.audio import write_audio
 
 from .curves import write_png
 from .separation import match

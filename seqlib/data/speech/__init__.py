@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mixtures of speech: made reproducibly, read from public corpora, cut into windows."""
 
-from .audio import AudioError, read_audio, write_audio
+from ...audio import AudioError, read_audio, write_audio
 from .dataset import ListedMixtures, MixtureDataset
 from .dynamic import DynamicMixtures, PromptMixtures
 from .items import MixtureItem, read_list

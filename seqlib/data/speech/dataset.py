@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .audio import AudioError
+from ...audio import AudioError
 from .items import MixtureItem, check_speakers
 from .mixing import SPEEDS, Mixture, change_speed
 from .streams import stream

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .audio import AudioError, read_audio
+from ...audio import AudioError, read_audio
 from .dataset import MixtureDataset
 from .mixing import Mixture, fit_peak
 from .prompt_store import PromptStore

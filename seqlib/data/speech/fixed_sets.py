@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...audio import to_int16, write_audio
 from ..cache import atomic_directory, folder_of, read_about
-from .audio import to_int16, write_audio
 from .items import MixtureItem, read_list
 from .mixing import Mixture
 from .prompt_store import PromptStore, open_prompts

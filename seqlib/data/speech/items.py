@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .audio import AudioError, audio_info, read_audio
+from ...audio import AudioError, audio_info, read_audio
 from .mixing import Mixture
 
 SUM_TOLERANCE = 2.5 / 32768  # two levels of 16-bit rounding

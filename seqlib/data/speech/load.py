@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ...audio import AudioError
 from ..cache import cache_root
-from .audio import AudioError
 from .dataset import ListedMixtures, MixtureDataset
 from .dynamic import PromptMixtures
 from .fixed_sets import NAMES as PROMPTS

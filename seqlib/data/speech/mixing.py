@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .resampling import resample
+from ...audio import resample
 
 FRAME_SECONDS = 0.02
 ACTIVE_RANGE = 1e-4  # 40 dB below the loudest frame

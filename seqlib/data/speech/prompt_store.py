@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ...audio import from_int16, to_int16
 from ..cache import atomic_directory, check_size, folder_of, read_about
 from ..splits import hash_fraction
-from .audio import from_int16, to_int16
 from .prompts import SAMPLING_RATE, VOICES, PromptSource, Voice
 from .streams import stream
 

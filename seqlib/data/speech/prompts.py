@@ -12,8 +12,8 @@ from statistics import median
 
 import numpy as np
 
+from ...audio import AudioError, audio_info, read_audio
 from ..debian import fetch_package, package_of
-from .audio import AudioError, audio_info, read_audio
 from .mixing import trim
 
 logger = logging.getLogger(__name__)

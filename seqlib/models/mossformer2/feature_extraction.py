@@ -7,7 +7,7 @@ import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.utils import logging
 
-from .audio import AudioError, check_samples
+from ...audio import AudioError, check_samples
 from .configuration import MossFormer2Config
 
 logger = logging.get_logger(__name__)

@@ -16,7 +16,7 @@ import torch
 from transformers import Pipeline, PreTrainedModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .audio import read_audio
+from ...audio import audio_info, read_audio
 from .separate import load_network, separate_samples
 
 TASK = "audio-separation"
@@ -56,7 +56,7 @@ class AudioSeparationPipeline(Pipeline):
         """One recording, checked: input_values [1, T] and its mask."""
         extractor: Any = self.feature_extractor
         if isinstance(inputs, str | Path):
-            inputs, sampling_rate = read_audio(inputs)
+            inputs, sampling_rate = read_audio(inputs), audio_info(inputs).sampling_rate
         elif isinstance(inputs, dict):
             unknown = inputs.keys() - {"array", "raw", "sampling_rate", "path"}
             if unknown or ("array" in inputs) == ("raw" in inputs):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from .audio import AudioError, check_samples, read_audio
-from .audio import resample as to_rate
+from ...audio import AudioError, audio_info, check_samples, read_audio
+from ...audio import resample as to_rate
 from .chunked import run_in_chunks
 from .configuration import MossFormer2Config
 from .enhancement import MossFormer2ForSpeechEnhancement
@@ -55,7 +55,7 @@ def separate(
     network = model if isinstance(model, PreTrainedModel) else load_network(model)
     wanted = network.config.sample_rate
     if isinstance(audio, str | Path):
-        samples, rate = read_audio(audio)
+        samples, rate = read_audio(audio), audio_info(audio).sampling_rate
         name = str(audio)
     else:
         samples, rate, name = audio, sampling_rate or wanted, "audio"
@@ -74,7 +74,7 @@ def separate(
         overlap_seconds=overlap_seconds,
     )
     # what rounding up twice added is cut off
-    return np.ascontiguousarray(to_rate(sources.numpy(), wanted, rate)[:, :length])
+    return np.stack([to_rate(source, wanted, rate)[:length] for source in sources.numpy()])
 
 
 def separate_samples(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from seqlib.models.mossformer2.audio import AudioError
+from seqlib.audio import AudioError
 from seqlib.models.mossformer2.feature_extraction import MossFormer2FeatureExtractor
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import pipeline
 
 from seqlib import cli
-from seqlib.data.speech.audio import read_audio, write_audio
+from seqlib.audio import AudioError, read_audio, write_audio
 from seqlib.models import separate
 from seqlib.models.mossformer2 import (
     MossFormer2Config,
@@ -20,7 +20,6 @@ from seqlib.models.mossformer2 import (
     MossFormer2ForSpeechSeparation,
     MossFormer2Model,
 )
-from seqlib.models.mossformer2.audio import AudioError
 from seqlib.models.mossformer2.pipeline import AudioSeparationPipeline
 
 SIZES = {"num_hidden_layers": 1, "group_size": 8, "hidden_size": 16, "inner_size": 12}

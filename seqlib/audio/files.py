@@ -8,14 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from .errors import AudioError
 from .resampling import resample as change_rate
 
 FULL_SCALE = 32768.0
 Path_ = str | os.PathLike[str]
-
-
-class AudioError(ValueError):
-    """A file that can't be used; the message names the file, the property and the rule."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def read_audio(
 ) -> np.ndarray:
     """Samples of a mono file, [T] float32 in [-1, 1].
 
-    16-bit WAV needs nothing; other formats (FLAC, 24-bit, float) are read by the package
+    WAV files of whole numbers need nothing; other formats (FLAC, floats) are read by the package
     soundfile.
 
     Args:
@@ -108,11 +105,9 @@ def _decode(path: Path_, start: int, frames: int | None) -> tuple[np.ndarray, Au
         raise AudioError(f"{path} must be an audio file, there is none")
     try:
         with wave.open(os.fspath(path), "rb") as file:
-            if file.getsampwidth() == 2:
-                return _read_wave(path, file, start, frames)
+            return _read_wave(path, file, start, frames)
     except (wave.Error, EOFError):
-        pass  # another format, or damaged: soundfile tells
-    return _read_soundfile(path, start, frames)
+        return _read_soundfile(path, start, frames)  # another format, or damaged: it tells
 
 
 def _read_wave(
@@ -122,11 +117,22 @@ def _read_wave(
     info = AudioInfo(file.getframerate(), file.getnframes())
     file.setpos(min(start, info.frames))
     wanted = info.frames if frames is None else frames
-    data = file.readframes(wanted)
+    data, width = file.readframes(wanted), file.getsampwidth()
     whole = min(wanted, max(info.frames - start, 0))
-    if len(data) != 2 * whole:
+    if len(data) != width * whole:
         raise AudioError(f"{path} is damaged: its header promises more samples than it holds")
-    return from_int16(np.frombuffer(data, "<i2")), info
+    if width == 2:
+        return from_int16(np.frombuffer(data, "<i2")), info
+    return _from_bytes(np.frombuffer(data, np.uint8).reshape(-1, width)), info
+
+
+def _from_bytes(samples: np.ndarray) -> np.ndarray:
+    """Whole numbers of 1, 3 or 4 bytes, [T, bytes], as float32 in [-1, 1)."""
+    if samples.shape[1] == 1:  # without a sign
+        return samples[:, 0].astype(np.float32) / 128 - 1
+    high = np.zeros((len(samples), 4), np.uint8)
+    high[:, 4 - samples.shape[1] :] = samples
+    return (high.view("<i4")[:, 0] / 2.0**31).astype(np.float32)
 
 
 def _read_soundfile(path: Path_, start: int, frames: int | None) -> tuple[np.ndarray, AudioInfo]:
@@ -134,7 +140,7 @@ def _read_soundfile(path: Path_, start: int, frames: int | None) -> tuple[np.nda
         import soundfile
     except ImportError as error:
         raise AudioError(
-            f"{path} is no 16-bit WAV; other formats need the package soundfile: "
+            f"{path} is no WAV of whole numbers; other formats need the package soundfile: "
             "pip install 'seqlib[speech]'"
         ) from error
     try:

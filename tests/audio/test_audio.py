@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from seqlib.data.speech import AudioError, read_audio, write_audio
-from seqlib.data.speech.audio import audio_info
-from seqlib.data.speech.resampling import resample
+from seqlib.audio import (
+    AudioError,
+    audio_info,
+    check_samples,
+    read_audio,
+    resample,
+    write_audio,
+)
 
 RATE = 8000
 
@@ -32,6 +37,20 @@ def test_full_scale_does_not_wrap(tmp_path):
     assert read_audio(tmp_path / "a.wav").tolist() == [32767 / 32768, -1.0]
 
 
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_sample_widths(tmp_path, width):
+    """The most negative value of every width is -1, and half of full scale 1/2."""
+    if width == 1:
+        data = bytes([0, 128, 192])
+    else:
+        values = [-(2 ** (8 * width - 1)), 0, 2 ** (8 * width - 2)]
+        data = b"".join(v.to_bytes(width, "little", signed=True) for v in values)
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setparams((1, width, RATE, 0, "NONE", ""))
+        file.writeframes(data)
+    assert read_audio(tmp_path / "a.wav").tolist() == [-1.0, 0.0, 0.5]
+
+
 @pytest.mark.parametrize(("name", "subtype"), [("a.flac", "PCM_16"), ("a.wav", "FLOAT")])
 def test_other_formats_through_soundfile(tmp_path, name, subtype):
     signal = np.rint(tone(440, RATE) * 2**14).astype(np.float32) / 2**15
@@ -44,7 +63,7 @@ def test_other_formats_through_soundfile(tmp_path, name, subtype):
 def test_without_soundfile_the_message_names_it(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.flac", tone(440, RATE), RATE)
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
-    with pytest.raises(AudioError, match=r"a\.flac is no 16-bit WAV.*seqlib\[speech\]"):
+    with pytest.raises(AudioError, match=r"a\.flac is no WAV of whole numbers.*seqlib\[speech\]"):
         read_audio(tmp_path / "a.flac")
 
 
@@ -102,3 +121,22 @@ def test_resampling_removes_what_the_new_rate_cannot_hold():
     assert resample(np.zeros(0, np.float32), 2, 1).shape == (0,)
     with pytest.raises(ValueError, match="rates must be positive, got 0 and 1"):
         resample(np.zeros(3), 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.ones((2, 100), np.float32), r"must have shape \(T,\), one channel, got \(2, 100\)"),
+        (np.ones(23, np.float32), "must have at least 24 samples, got 23"),
+        (np.zeros(100, np.float32), "is silent: every sample is 0"),
+        (np.array([1.0] * 50 + [np.nan, np.inf]), "must be finite, got 2 NaN or infinite samples"),
+    ],
+)
+def test_samples_that_are_refused(samples, message):
+    with pytest.raises(AudioError, match=f"speech {message}"):
+        check_samples(samples, 24, "speech")
+
+
+def test_whole_numbers_are_refused():
+    with pytest.raises(TypeError, match="audio must hold floating-point samples, got int16"):
+        check_samples(np.ones(100, np.int16), 24)
