@@ -110,7 +110,7 @@ def test_second_layer_reads_neighbours_of_the_concatenation(C, backend):
 
 
 @fast_backend
-@pytest.mark.parametrize(("depth", "C", "W"), [(2, 3, 75), (4, 2, 3), (1, 1, 1)])
+@pytest.mark.parametrize(("depth", "C", "W"), [(2, 3, 75), (4, 2, 3), (2, 3, 1)])
 def test_taps_beyond_tiles_and_the_sequence(depth, C, W, backend):
     """Taps that reach further than a tile, and phases that hold no step at all."""
     dims = {"C": C, "W": W, "depth": depth}
