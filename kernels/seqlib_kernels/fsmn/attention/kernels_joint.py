@@ -14,29 +14,34 @@ RUNTIME = ["NS", "T"]  # lengths never choose the code
 
 @triton.jit
 def rectified(
-    p_q, p_k, o_q, o_k, left,
+    p_r, p_k, o_r, o_k, left,
     S: tl.constexpr, G: tl.constexpr, BS: tl.constexpr, CAUSAL: tl.constexpr,
-    ACC: tl.constexpr, PRECISION: tl.constexpr,
+    TRANSPOSED: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """relu(Qq Kq' / G) of frames o_q by frames o_k of a group; a NaN stays one."""
+    """relu(Qq Kq' / G), frames o_r by frames o_k of a group; TRANSPOSED, rows are keys.
+
+    p_r and p_k point to the heads of rows and columns. A NaN stays one.
+    """
     row = 4 * S
-    x = products(p_q, p_k, o_q * row, o_k * row, o_q < left, o_k < left, S, BS, ACC, ACC, PRECISION)
+    x = products(p_r, p_k, o_r * row, o_k * row, o_r < left, o_k < left, S, BS, ACC, ACC, PRECISION)
     x = tl.where(x < 0, 0.0, x * (1.0 / G))
     if CAUSAL:
-        x = tl.where(o_q[:, None] >= o_k[None, :], x, 0.0)
+        if TRANSPOSED:
+            x = tl.where(o_k[None, :] >= o_r[:, None], x, 0.0)
+        else:
+            x = tl.where(o_r[:, None] >= o_k[None, :], x, 0.0)
     return x
 
 
 @triton.jit
 def kept(
-    p_keep, o_q, o_k, left,
-    G: tl.constexpr, KEEP_SCALE: tl.constexpr, ACC: tl.constexpr,
+    p_keep, o_r, o_k, left, down, right,
+    KEEP_SCALE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Dropout's factors of frames o_q by frames o_k of a group."""
-    mask = (o_q < left)[:, None] & (o_k < left)[None, :]
-    return (
-        tl.load(p_keep + o_q[:, None] * G + o_k[None, :], mask=mask, other=0).to(ACC) * KEEP_SCALE
-    )
+    """Dropout's factors of frames o_r by frames o_k of a group, `down` and `right` apart."""
+    mask = (o_r < left)[:, None] & (o_k < left)[None, :]
+    offsets = o_r[:, None] * down + o_k[None, :] * right
+    return tl.load(p_keep + offsets, mask=mask, other=0).to(ACC) * KEEP_SCALE
 
 
 @triton.jit
@@ -47,15 +52,17 @@ def weights(
     ACC: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """P, frames o_r by frames o_k of a group; TRANSPOSED, P' with keys o_r and queries o_k."""
-    o_q, o_j = o_r, o_k
+    p_q, p_k = p_heads, p_heads + 2 * S
     if TRANSPOSED:
-        o_q, o_j = o_k, o_r
-    x = rectified(p_heads, p_heads + 2 * S, o_q, o_j, left, S, G, BS, CAUSAL, ACC, PRECISION)
+        x = rectified(p_k, p_q, o_r, o_k, left, S, G, BS, CAUSAL, True, ACC, PRECISION)
+    else:
+        x = rectified(p_q, p_k, o_r, o_k, left, S, G, BS, CAUSAL, False, ACC, PRECISION)
     x *= x
     if KEEP:
-        x *= kept(p_keep, o_q, o_j, left, G, KEEP_SCALE, ACC)
-    if TRANSPOSED:
-        x = tl.trans(x)
+        if TRANSPOSED:
+            x *= kept(p_keep, o_r, o_k, left, 1, G, KEEP_SCALE, ACC)
+        else:
+            x *= kept(p_keep, o_r, o_k, left, G, 1, KEEP_SCALE, ACC)
     return x.to(DOT)
 
 
@@ -240,10 +247,10 @@ def score_gradients(
             o_k < left, 2 * E, BE, ACC, DOT, PRECISION,
         )  # fmt: skip
         d *= (2.0 / G) * rectified(
-            p_heads, p_heads + 2 * S, o_r, o_k, left, S, G, BS, CAUSAL, ACC, PRECISION
+            p_heads, p_heads + 2 * S, o_r, o_k, left, S, G, BS, CAUSAL, False, ACC, PRECISION
         )
         if KEEP:
-            d *= kept(keep + row * G, o_r, o_k, left, G, KEEP_SCALE, ACC)
+            d *= kept(keep + row * G, o_r, o_k, left, G, 1, KEEP_SCALE, ACC)
     store_rows(dx + row * G, o_r * G, o_r < left, i_k, d, G, BQ)
 
 
