@@ -96,8 +96,9 @@ class JointAttentionBlock(nn.Module):
         options = {"cu_seqlens": cu_seqlens, "return_state": return_state}
         shifted = self._shifted(x, given.get("shift"), cu_seqlens)
         rms = root_mean_square(shifted)
-        z, after_z = self.to_hidden(shifted, rms=rms, state=given.get("hidden"), **options)
+        # the small one first: the peak of memory is within the other
         qk, after_qk = self.to_qk(shifted, rms=rms, state=given.get("qk"), **options)
+        z, after_z = self.to_hidden(shifted, rms=rms, state=given.get("hidden"), **options)
         del shifted, rms
         if state is None and not return_state:
             o, after = self._attend(z, qk, cu_seqlens), None
