@@ -3,7 +3,6 @@
 
 import dataclasses
 import gc
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, set_seed
-from transformers.utils.logging import disable_progress_bar
 
 from seqlib.data.sampling import joined_bytes, shuffled_prefix
 from seqlib.evaluation import Score, TextScore, baseline_scores, bits_per_byte, plot_losses
@@ -30,7 +28,7 @@ from seqlib.training.language_model import (
 )
 from seqlib.training.model import ModelSettings
 from seqlib.training.report import continue_text, write_card, write_metrics
-from seqlib.training.run import train_in_folder
+from seqlib.training.run import set_up_logging, train_in_folder
 from seqlib.training.settings import parse_settings
 from seqlib.training.trainer import SeqTrainer
 
@@ -182,9 +180,7 @@ def table(scores: Sequence[Score], title: str) -> Table:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(name)s: %(message)s")
-    logging.getLogger("seqlib").setLevel(logging.INFO)
-    disable_progress_bar()  # of every single file saved; training has its own bar
+    set_up_logging()
     try:
         main(sys.argv[1:])
     except (ValueError, OSError, CheckpointError) as error:

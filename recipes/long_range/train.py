@@ -3,7 +3,6 @@
 
 import dataclasses
 import gc
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, set_seed
-from transformers.utils.logging import disable_progress_bar
 
 from seqlib.evaluation import plot_losses
 from seqlib.evaluation.classification import accuracy_while_training, classify
@@ -34,7 +32,7 @@ from seqlib.training.long_range import (
 )
 from seqlib.training.record import describe
 from seqlib.training.report import write_metrics
-from seqlib.training.run import train_in_folder
+from seqlib.training.run import set_up_logging, train_in_folder
 from seqlib.training.settings import parse_settings
 from seqlib.training.stopwatch import seconds_trained
 from seqlib.training.trainer import SeqTrainer
@@ -123,12 +121,6 @@ def report(run: ClassifiedRun, folder: Path) -> None:
     for table in classification_screen([run]):
         console.print(table)
     console.print(f"everything is in {folder}", highlight=False)
-
-
-def set_up_logging() -> None:
-    logging.basicConfig(format="%(name)s: %(message)s")
-    logging.getLogger("seqlib").setLevel(logging.INFO)
-    disable_progress_bar()  # of every single file saved; training has its own bar
 
 
 if __name__ == "__main__":

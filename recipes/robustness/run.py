@@ -18,7 +18,6 @@ from typing import Any
 
 from rich.console import Console
 from train import main as train
-from train import set_up_logging
 
 from seqlib.evaluation.ssm_delay_line import delay_curves, delay_line, delay_table
 from seqlib.evaluation.ssm_deviation import (
@@ -34,6 +33,7 @@ from seqlib.evaluation.ssm_systems import systems
 from seqlib.mixers.names import unknown_name
 from seqlib.training.checkpoints import CheckpointError
 from seqlib.training.record import describe
+from seqlib.training.run import set_up_logging
 from seqlib.training.settings import as_mapping, parse_settings
 
 CONFIGS = Path(__file__).resolve().parent / "configs"

@@ -5,7 +5,6 @@ accelerate launch recipes/robustness/train.py recipes/robustness/configs/digits_
 """
 
 import gc
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForSequenceClassification, set_seed
-from transformers.utils.logging import disable_progress_bar
 
 from seqlib.evaluation.ssm_noise import NoisyRun, as_published, noisy_accuracies
 from seqlib.training.arguments import TrainSettings
@@ -27,7 +25,7 @@ from seqlib.training.long_range import (
 )
 from seqlib.training.record import describe
 from seqlib.training.report import write_metrics
-from seqlib.training.run import train_in_folder
+from seqlib.training.run import set_up_logging, train_in_folder
 from seqlib.training.settings import parse_settings
 from seqlib.training.stopwatch import seconds_trained
 
@@ -117,12 +115,6 @@ def main(words: Sequence[str]) -> NoisyRun | None:
         write_metrics(folder, {"run": run.to_dict(), "test": noise.test(), "log": log})
     trainer.accelerator.end_training()
     return run
-
-
-def set_up_logging() -> None:
-    logging.basicConfig(format="%(name)s: %(message)s")
-    logging.getLogger("seqlib").setLevel(logging.INFO)
-    disable_progress_bar()  # of every single file saved; training has its own bar
 
 
 if __name__ == "__main__":

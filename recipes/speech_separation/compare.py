@@ -15,7 +15,6 @@ from pathlib import Path
 
 from rich.console import Console
 from train import main as train
-from train import set_up_logging
 
 from seqlib.evaluation.separation_report import (
     SeparatedRun,
@@ -25,6 +24,7 @@ from seqlib.evaluation.separation_report import (
 )
 from seqlib.mixers.names import unknown_name
 from seqlib.training.checkpoints import CheckpointError
+from seqlib.training.run import set_up_logging
 from seqlib.training.settings import as_mapping, as_words, file_name, parse_settings
 
 CONFIGS = Path(__file__).resolve().parent / "configs"

@@ -3,7 +3,6 @@
 
 import dataclasses
 import gc
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from rich.console import Console
 from tasnet import TasNet, build_tasnet
 from torch import Tensor
 from transformers import PreTrainedModel, set_seed
-from transformers.utils.logging import disable_progress_bar
 
 from seqlib.data.speech import collate_mixtures
 from seqlib.evaluation import plot_losses
@@ -34,7 +32,7 @@ from seqlib.training.finished import origin, read_finished
 from seqlib.training.finite import SkipNonFinite, skipped_steps
 from seqlib.training.record import describe
 from seqlib.training.report import write_metrics
-from seqlib.training.run import train_in_folder
+from seqlib.training.run import set_up_logging, train_in_folder
 from seqlib.training.separation import (
     MixtureData,
     MixtureSettings,
@@ -160,12 +158,6 @@ def report(run: SeparatedRun, folder: Path) -> None:
     for table in separation_screen([run]):
         console.print(table)
     console.print(f"everything is in {folder}", highlight=False)
-
-
-def set_up_logging() -> None:
-    logging.basicConfig(format="%(name)s: %(message)s")
-    logging.getLogger("seqlib").setLevel(logging.INFO)
-    disable_progress_bar()  # of every single file saved; training has its own bar
 
 
 if __name__ == "__main__":

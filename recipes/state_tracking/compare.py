@@ -15,12 +15,12 @@ from typing import Any
 
 from rich.console import Console
 from train import main as train
-from train import set_up_logging
 
 from seqlib.evaluation.tracking_plot import plot_tracking
 from seqlib.evaluation.tracking_report import TrackedRun, tracking_markdown, tracking_screen
 from seqlib.mixers.names import unknown_name
 from seqlib.training.checkpoints import CheckpointError
+from seqlib.training.run import set_up_logging
 from seqlib.training.settings import as_mapping, as_words, file_name, parse_settings
 
 CONFIGS = Path(__file__).resolve().parent / "configs"

@@ -3,7 +3,6 @@
 
 import dataclasses
 import gc
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from typing import Any
 
 from rich.console import Console
 from transformers import AutoModelForTokenClassification, set_seed
-from transformers.utils.logging import disable_progress_bar
 
 from seqlib.evaluation import plot_losses
 from seqlib.evaluation.state_tracking import track
@@ -23,7 +21,7 @@ from seqlib.training.checkpoints import CheckpointError
 from seqlib.training.finished import origin, read_finished
 from seqlib.training.record import describe
 from seqlib.training.report import write_metrics
-from seqlib.training.run import train_in_folder
+from seqlib.training.run import set_up_logging, train_in_folder
 from seqlib.training.settings import parse_settings
 from seqlib.training.state_tracking import (
     TaskData,
@@ -124,12 +122,6 @@ def report(run: TrackedRun, folder: Path) -> None:
     for table in tracking_screen([run]):
         console.print(table)
     console.print(f"everything is in {folder}", highlight=False)
-
-
-def set_up_logging() -> None:
-    logging.basicConfig(format="%(name)s: %(message)s")
-    logging.getLogger("seqlib").setLevel(logging.INFO)
-    disable_progress_bar()  # of every single file saved; training has its own bar
 
 
 if __name__ == "__main__":

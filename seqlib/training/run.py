@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training run from start, or from where it stopped, to a model in its output folder."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from .arguments import TrainSettings
 from .checkpoints import clear_errors
@@ -45,3 +47,10 @@ def train_in_folder(
     with clear_errors(str(args.output_dir)):
         trainer.save_model()
     return trainer
+
+
+def set_up_logging() -> None:
+    """For a program that trains: this library's messages, and one progress bar."""
+    logging.basicConfig(format="%(name)s: %(message)s")
+    logging.getLogger("seqlib").setLevel(logging.INFO)
+    disable_progress_bar()  # of every single file saved; training has its own bar
