@@ -56,11 +56,15 @@ def cast(arrays, dtype):
     return {n: x.to(dtype) for n, x in arrays.items() if n.startswith("w.")}
 
 
-@each_backend
-@pytest.mark.parametrize("name", ["a", "depth3", "short", "lorder20"])
-def test_golden_float64(name, backend):
-    if backend == "triton" and name == "lorder20":
-        name = "short"  # the interpreter takes minutes; the same taps, fewer steps
+# The interpreter takes minutes for lorder20: the taps of "short", more steps.
+FILES = ["a", "depth3", "short"]
+RUNS = [(b, n) for b in ("reference", "cpu") for n in (*FILES, "lorder20")] + [
+    pytest.param("triton", name, marks=pytest.mark.interpret) for name in FILES
+]
+
+
+@pytest.mark.parametrize(("backend", "name"), RUNS)
+def test_golden_float64(backend, name):
     arrays, about = load(name)
     depth = int(about["depth"])
     w = cast(arrays, F64)
@@ -80,7 +84,7 @@ def test_golden_float64(name, backend):
 
 
 @fast_backend
-@pytest.mark.parametrize("name", ["a", "depth3", "short"])
+@pytest.mark.parametrize("name", FILES)
 def test_golden_float32(name, backend):
     arrays, about = load(name)
     w = cast(arrays, torch.float32)

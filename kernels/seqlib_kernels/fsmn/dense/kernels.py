@@ -118,11 +118,16 @@ def _outputs(
     o_t = first + tl.arange(0, BT)[:, None]
     a = tl.zeros([BT, BC], ACC)
     for j in range(layer + 1):
+        o_i, before, m_x, m_a = _owner(o_c * (layer + 1) + j, m_c, layer, C)
+        centre, scale, factor, offset, tilt = _affine(
+            gain, shift, slope, mean, rstd, i_n, o_i, before, m_a, N, C
+        )
         for n in range(W):
             w = tl.load(weight + o_c * per_channel + own + j * W + n, mask=m_c, other=0.0)
+            t = o_t + (n - W // 2) * (1 << layer)
             a += w * _read(
-                x, gain, shift, slope, convs, mean, rstd, o_t + (n - W // 2) * (1 << layer),
-                i_n, start, length, o_c * (layer + 1) + j, m_c, layer, R, N, C, ACC,
+                x, convs, start + t, (t >= 0) & (t < length), o_i, before, m_x, m_a,
+                centre, scale, factor, offset, tilt, R, C,
             )  # fmt: skip
     target = convs + layer.to(tl.int64) * R * C
     tl.store(target + (start + o_t) * C + o_c, a, mask=(o_t < length) & m_c)
@@ -223,6 +228,7 @@ def _taps(
     o_c = tl.program_id(1) * BC + tl.arange(0, BC)[None, :]
     m_c = o_c < C
     j, n = tl.program_id(2) // W, tl.program_id(2) % W
+    o_i, before, m_x, m_a = _owner(o_c * (layer + 1) + j, m_c, layer, C)
     total = tl.zeros([BT, BC], ACC)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         i_n, i_c = locate(cu_seqlens, (tl.program_id(0) * 0 + tile).to(tl.int64), N, T, BT, PACKED)
@@ -230,32 +236,50 @@ def _taps(
         o_t = i_c * BT + tl.arange(0, BT)[:, None]
         m = (o_t < length) & m_c
         g = tl.load(da + (start + o_t) * C + o_c, mask=m, other=0.0)
+        centre, scale, factor, offset, tilt = _affine(
+            gain, shift, slope, mean, rstd, i_n, o_i, before, m_a, N, C
+        )
+        t = o_t + (n - W // 2) * (1 << layer)
         total += g * _read(
-            x, gain, shift, slope, convs, mean, rstd, o_t + (n - W // 2) * (1 << layer),
-            i_n, start, length, o_c * (layer + 1) + j, m_c, layer, R, N, C, ACC,
+            x, convs, start + t, (t >= 0) & (t < length), o_i, before, m_x, m_a,
+            centre, scale, factor, offset, tilt, R, C,
         )  # fmt: skip
     at = (tl.program_id(0).to(tl.int64) * C + o_c) * tl.num_programs(2) + tl.program_id(2)
     tl.store(parts + at, tl.sum(total, 0, keep_dims=True), mask=m_c)
 
 
 @triton.jit
+def _owner(o_q, m_c, layer, C):
+    """Whose channels o_q of what a layer reads are: blocks of C, the layers before it and then x.
+
+    Returns the channel among those of its owner, the owner if it is a layer, and who is x or one.
+    """
+    block = o_q // C
+    return o_q % C, (layer - 1 - block).to(tl.int64), m_c & (block == layer), m_c & (block < layer)
+
+
+@triton.jit
+def _affine(gain, shift, slope, mean, rstd, i_n, o_i, before, m_a, N, C):
+    """Statistics of a sequence, gain, shift and slope of channels o_i of the layers `before`."""
+    at, o = (before * N + i_n) * C + o_i, before * C + o_i
+    return (
+        tl.load(mean + at, mask=m_a, other=0.0),
+        tl.load(rstd + at, mask=m_a, other=0.0),
+        tl.load(gain + o, mask=m_a, other=0.0),
+        tl.load(shift + o, mask=m_a, other=0.0),
+        tl.load(slope + o, mask=m_a, other=0.0),
+    )
+
+
+@triton.jit
 def _read(
-    x, gain, shift, slope, convs, mean, rstd, o_t, i_n, start, length, o_q, m_c,
-    layer, R, N, C, ACC: tl.constexpr,
+    x, convs, rows, m_t, o_i, before, m_x, m_a, centre, scale, factor, offset, tilt, R, C
 ):  # fmt: skip
-    """Channels o_q of what a layer reads: blocks of C, the layers before it and then x."""
-    block, o_i = o_q // C, o_q % C
-    m_t = (o_t >= 0) & (o_t < length)
-    m_x, m_a = m_c & (block == layer), m_c & (block < layer)
-    before = (layer - 1 - block).to(tl.int64)
-    row = (start + o_t) * C + o_i
-    b_x = tl.load(x + row, mask=m_t & m_x, other=0.0).to(ACC)
-    z, _ = _behind_norm(
-        convs + before * R * C, gain + before * C, shift + before * C, mean + before * N * C,
-        rstd + before * N * C, row, i_n * C + o_i, o_i, m_t & m_a, m_a,
-    )  # fmt: skip
-    o = tl.where(z > 0, z, z * tl.load(slope + before * C + o_i, mask=m_a, other=0.0))
-    return tl.where(m_t & m_c, tl.where(m_x, b_x, o), 0.0)
+    """o of layers or x, zero outside of the sequence."""
+    b_x = tl.load(x + rows * C + o_i, mask=m_t & m_x, other=0.0).to(centre.dtype)
+    b_a = tl.load(convs + (before * R + rows) * C + o_i, mask=m_t & m_a, other=0.0)
+    z = factor * ((b_a - centre) * scale) + offset
+    return tl.where(m_t & m_a, tl.where(z > 0, z, tilt * z), b_x)
 
 
 @triton.jit

@@ -41,11 +41,11 @@ def _case(name: str, depth: int) -> Case:
         make=_inputs,
         # Two steps make +-1 of almost every channel, whose gradient is then eps / var of what was
         # subtracted for it: with an eps as small as models have, no digits would be left.
-        options={"eps": 0.1},
+        options={"eps": 1.0},
         constants=frozenset({"weight", "gain", "shift", "slope"}),
         stateless=True,
         small={"C": 3, "W": 3, "depth": depth},
-        odd={"C": 5, "W": 5, "depth": depth},
+        odd={"C": 5, "W": 3, "depth": depth},
         extremes={
             "weight = 0": constant("weight", 0.0),
             "gain = 0": constant("gain", 0.0),
@@ -64,6 +64,9 @@ SPEC = OpSpec(
     state_shape=lambda N, dims: (),
     tiles=(32,),
     launch=LAUNCH,
+    # The common bounds hold for the numbers that tests draw. Worst of 40 draws on the CPU, small
+    # sizes, T from 2 to 67: bfloat16 1.2 eps, float16 1.0, float32 29, float64 56, the last two for
+    # single shifts and slopes whose gradients add up to almost nothing (the definition: 24).
     # The products, and for every o_i statistics, norm and PReLU.
     flops=lambda *size: 2 * _products(*size) + 10 * _elements(*size),
     backward_flops=lambda *size: 4 * _products(*size) + 20 * _elements(*size),
