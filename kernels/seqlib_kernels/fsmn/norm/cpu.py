@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Normalisation over sequences on CPUs: jobs for threads. The loops are in cpu_rows.py."""
 
-from typing import Any
-
 from torch import Tensor
 
 from ..._core import alloc, threads
@@ -76,12 +74,11 @@ def backward(
 
     threads.split(add, cpu_rows.jobs(*mean.shape), numbers)
     lengths = statistics.lengths_of(cu_seqlens, x, mean)
-    outer, inner, first_mean, second_mean = statistics.spread(sums, weight, lengths, per_channel)
-    means = [array(m) for m in (outer * rstd, inner, first_mean, second_mean)]
-    arguments: tuple[Any, ...] = (*given, *means, rows(dx), bounds)
+    outer, inner, *means = statistics.spread(sums, weight, lengths, per_channel)
+    scale, factor, level, slope = (array(m) for m in (outer * rstd, inner, *means))
 
     def work(first: int, last: int) -> None:
-        cpu_rows.gradients(*arguments, first, last)
+        cpu_rows.gradients(*given, scale, factor, level, slope, rows(dx), bounds, first, last)
 
     threads.split(work, x.shape[0] * x.shape[1], numbers)
     return sums[1].sum(0), sums[0].sum(0)
