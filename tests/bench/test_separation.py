@@ -34,5 +34,5 @@ def test_both_forms_are_measured(tmp_path, capsys):
         ("training step", "seqlib"),
         ("training step", "public form"),
     ]
-    assert all(row["seconds"] > 0 and row["bytes"] > 0 for row in rows)
+    assert all(row["seconds"] > 0 and row["bytes"] >= 0 for row in rows)
     assert capsys.readouterr().out.count("times faster") == 2

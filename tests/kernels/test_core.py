@@ -129,8 +129,15 @@ def test_threads_follow_torch_and_the_amount_of_work():
 
 
 # Forward and backward, at most. All rows of mimo_ssm meet in its states: there is a product of rows
-# before its scan and one behind it, one that sums over them, and what a rate per token adds.
-REGIONS = {"mimo_ssm": (3, 6)}
+# before its scan and one behind it, one that sums over them, and what a rate per token adds. A norm
+# needs its sums first, and so does every layer of a dense memory, here three, beside a convolution.
+# joint_attention opens one for every group, here twenty, between two products.
+REGIONS = {
+    "mimo_ssm": (3, 6),
+    "sequence_norm": (2, 2),
+    "dense_fsmn_memory": (7, 6),
+    "joint_attention": (20, 20),
+}
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)

@@ -115,9 +115,10 @@ def test_results_follow_boundaries_changed_in_place(spec):
 def test_ops_in_inference_mode(spec):
     case = spec.cases[0]
     problem = Problem.draw(spec, case, 1, 5, lengths=(2, 3))
-    want, _ = spec.op(**problem.inputs, cu_seqlens=problem.cu_seqlens)
+    want, _ = spec.op(**problem.inputs, **case.options, cu_seqlens=problem.cu_seqlens)
     with torch.inference_mode():
-        got, _ = spec.op(**problem.inputs, cu_seqlens=problem.cu_seqlens.clone())
+        bounds = problem.cu_seqlens.clone()
+        got, _ = spec.op(**problem.inputs, **case.options, cu_seqlens=bounds)
     assert torch.equal(got, want)
 
 
