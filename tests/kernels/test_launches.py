@@ -6,6 +6,13 @@ import torch
 from seqlib_kernels import testing
 from seqlib_kernels.testing import Problem, solve
 
+
+def _dense_fsmn_memory(layers):
+    forward = ["_outputs", "_moments", "_merge"]
+    backward = ["_gradient_sums", "_add", "_differentiate", "_give", "_taps"]
+    return [*(forward * layers), "_activate"], backward * layers
+
+
 # Forward and backward, by op or by op and case; the spec of linear RNNs allows two and three.
 LAUNCHES = {
     "linear_scan": (["_scan"], ["_adjoint"]),
@@ -37,6 +44,13 @@ LAUNCHES = {
             *("score_gradients", "head_gradients", "qk_gradients"),
         ],
     ),
+    "sequence_norm": (
+        ["_moments", "_merge", "_normalise"],
+        ["_gradient_sums", "_add", "_gradients"],
+    ),
+    "dense_fsmn_memory": _dense_fsmn_memory(layers=3),
+    "dense_fsmn_memory: one layer": _dense_fsmn_memory(layers=1),
+    "dense_fsmn_memory: released": _dense_fsmn_memory(layers=2),
     "fsmn_memory": (["_outputs"], ["_inputs", "_taps"]),
     "fsmn_memory: causal": (["_outputs", "_last_rows"], ["_inputs", "_taps", "_first_rows"]),
     "fsmn_memory: causal, grouped": (
