@@ -5,6 +5,7 @@ import ctypes
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,8 @@ class Cpu:
         return Sample(end - start, end - marks[0] if marks else None)
 
     def peak_bytes(self, run: Run) -> int | None:
-        """Resident memory; None where the system isn't Linux or doesn't let it be reset."""
-        _release()
-        try:
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM
-        except OSError:
-            return None
-        before = _status_bytes("VmRSS")
-        run(ignore_mark)
-        return max(0, _status_bytes("VmHWM") - before)
+        """Resident memory; None where the system doesn't tell."""
+        return peak_bytes(lambda: run(ignore_mark))
 
     def ceilings(self, dtype: torch.dtype) -> Ceilings:
         """A copy of COPY_BYTES; a product of MATRIX x MATRIX matrices in float32 or float64.
@@ -84,6 +78,21 @@ def _release() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
     if trim is not None:
         trim(0)
+
+
+def peak_bytes(run: Callable[[], object]) -> int | None:
+    """The most resident memory during a run above that before.
+
+    None where the system isn't Linux or doesn't let the peak be reset.
+    """
+    _release()
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets VmHWM
+    except OSError:
+        return None
+    before = _status_bytes("VmRSS")
+    run()
+    return max(0, _status_bytes("VmHWM") - before)
 
 
 def _name() -> str:

@@ -9,7 +9,6 @@ which computes both forms' outputs once to compare them.
 import argparse
 import json
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from seqlib.models import MossFormer2Config, MossFormer2ForSpeechSeparation
 from seqlib.models.convert.mossformer2 import to_theirs
 from seqlib.models.mossformer2.loss import si_snr_pit_loss
 
+from .cpu import peak_bytes
 from .environment import commit, versions
 from .peers.mossformer2_public import PublicMossFormer2
 
@@ -42,11 +42,6 @@ def build(preset: str, form: str) -> tuple[Callable[[Tensor], Tensor], list[Tens
     return PublicMossFormer2(weights, config.group_size), trained
 
 
-def peak() -> int:
-    """Bytes: the most that the process ever had in memory."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def measure(form: str, task: str, preset: str, seconds: float, rounds: int) -> dict[str, Any]:
     """Seconds of CPU time, the best of `rounds`, and bytes of memory of one form and task."""
     torch.set_num_threads(1)
@@ -65,16 +60,13 @@ def measure(form: str, task: str, preset: str, seconds: float, rounds: int) -> d
 
     run = forward if task == "forward" else step
     network(waveform[:, :800])  # compiles what is compiled
-    before, taken, result = peak(), [], torch.empty(0)
+    most = peak_bytes(run)  # of a first run, as freed memory that is kept would hide another's
+    taken, result = [], torch.empty(0)
     for _ in range(rounds):
         start = time.process_time()
         result = run()
         taken.append(time.process_time() - start)
-    return {
-        "seconds": min(taken),
-        "bytes": peak() - before,
-        "norm": result.double().norm().item(),
-    }
+    return {"seconds": min(taken), "bytes": most, "norm": result.double().norm().item()}
 
 
 def alone(*arguments: Any) -> dict[str, Any]:
@@ -99,11 +91,13 @@ def compare(preset: str, task: str, seconds: float, rounds: int) -> list[dict[st
 def line(rows: Sequence[Mapping[str, Any]]) -> str:
     """One task in words."""
     ours, theirs = rows
-    return (
-        f"{ours['task']:14} seqlib {ours['seconds']:6.2f} s, {ours['bytes'] / 1e6:6.0f} MB; "
-        f"public form {theirs['seconds']:6.2f} s, {theirs['bytes'] / 1e6:6.0f} MB; "
-        f"{theirs['seconds'] / ours['seconds']:.2f} times faster"
-    )
+    forms = "; ".join(f"{row['form']} {row['seconds']:6.2f} s{memory(row)}" for row in rows)
+    return f"{ours['task']:14} {forms}; {theirs['seconds'] / ours['seconds']:.2f} times faster"
+
+
+def memory(row: Mapping[str, Any]) -> str:
+    """The peak, where the system tells."""
+    return "" if row["bytes"] is None else f", {row['bytes'] / 1e6:.0f} MB"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A projection with a short convolution behind it."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from ..norm import LayerNorm
 from .norms import ScaleNorm, root_mean_square
+
+_SLICE = 256  # channels; of 128 to 2048, measured with 4000 frames, the fastest
 
 
 class ConvolvedProjection(nn.Module):
@@ -81,18 +84,38 @@ class ConvolvedProjection(nn.Module):
             scale = self.norm(root_mean_square(x) if rms is None else rms)
         else:
             x = self.norm(x)
-        y, state = fsmn_memory(
-            F.linear(x, self.linear.weight),
-            self.taps,
-            self.linear.bias,
-            scale=scale,
+        options = {"scale": scale, "cu_seqlens": cu_seqlens}
+        if self._to_be_sliced(x) and state is None and not return_state:
+            y = self._in_slices(x, options)
+        else:
+            options |= {"initial_state": state, "return_final_state": return_state}
+            y, state = self._convolved(x, slice(None), options)
+        return drop(y, self.dropout, self.training), state
+
+    def _convolved(self, x: Tensor, channels: slice, options: Mapping[str, Any]) -> Any:
+        """Some of the channels of y, and their state."""
+        return fsmn_memory(
+            F.linear(x, self.linear.weight[channels]),
+            self.taps[channels],
+            self.linear.bias[channels],
             activation="silu",
             causal=self.causal,
-            initial_state=state,
-            return_final_state=return_state,
-            cu_seqlens=cu_seqlens,
+            **options,
         )
-        return drop(y, self.dropout, self.training), state
+
+    def _to_be_sliced(self, x: Tensor) -> bool:
+        return len(self.taps) > _SLICE and x.is_cpu and not torch.is_grad_enabled()
+
+    def _in_slices(self, x: Tensor, options: Mapping[str, Any]) -> Tensor:
+        """y without a second array of its size; products stay in caches until they are read."""
+        y = x.new_empty(0)
+        for first in range(0, len(self.taps), _SLICE):
+            at = slice(first, first + _SLICE)
+            part, _ = self._convolved(x, at, options)
+            if first == 0:
+                y = part.new_empty((*x.shape[:2], len(self.taps)))
+            y[..., at] = part
+        return y
 
 
 def uniform(shape: torch.Size, fan_in: int) -> Tensor:

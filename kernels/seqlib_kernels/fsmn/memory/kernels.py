@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..._core import alloc
+from ..._core.kernels_math import sigmoid
 from .arguments import Options, Tensors
 from .launch import LAUNCH
 
@@ -156,7 +157,7 @@ def _inputs(
     if bias is not None:
         z += tl.load(bias + o_i, mask=m_c, other=0.0)
     if SILU:
-        s = _sigmoid(z)
+        s = sigmoid(z)
         da *= s * (1 + z * (1 - s))
     da = tl.where(m, da, 0.0)
     if bias is not None:
@@ -280,7 +281,7 @@ def _read(
     if bias is not None:
         z += tl.load(bias + o_i, mask=m_c, other=0.0)
     if SILU:
-        z *= _sigmoid(z)
+        z *= sigmoid(z)
     a = tl.where(m_in & m_c, z, 0.0)
     if h0 is not None:
         at = seq * S + o_r - start + S
@@ -302,9 +303,3 @@ def _spread(
         w = tl.load(weight + (o_c * J + j) * W + n, mask=m_c, other=0.0)
         da += w * tl.load(dy + row * C + o_c, mask=m_in & m_c, other=0.0).to(ACC)
     return da
-
-
-@triton.jit
-def _sigmoid(x):
-    e = tl.exp(-tl.abs(x))
-    return tl.where(x < 0, e, 1.0) / (1 + e)
