@@ -50,6 +50,8 @@ class MossFormer2Config(PreTrainedConfig):
             "group", the size of one.
         input_features: F, for frames of F features in place of samples (enhancement).
         output_features: channels of a mask where there are `input_features`.
+        initial_scale: of the position code and of the last linear maps of every layer's branches
+            when they are fresh; the published networks start from 1, small values learn sooner.
         loss_threshold: mixtures whose loss in dB is not above it don't count; None counts all.
 
     Raises:
@@ -82,6 +84,7 @@ class MossFormer2Config(PreTrainedConfig):
     attention_normalize: str = "frames"
     input_features: int | None = None
     output_features: int | None = None
+    initial_scale: float | int = 1.0
     loss_threshold: float | int | None = None
 
     def __post_init__(self, **kwargs):
@@ -147,6 +150,10 @@ class MossFormer2Config(PreTrainedConfig):
             raise ValueError(f"conv_kernel_size must be odd, got {self.conv_kernel_size}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if not 0 <= self.initial_scale < float("inf"):
+            raise ValueError(
+                f"initial_scale must be finite and not negative, got {self.initial_scale}"
+            )
         if (self.input_features is None) != (self.output_features is None):
             raise ValueError(
                 "input_features and output_features must be given together, got "

@@ -109,13 +109,14 @@ class MossFormer2Layer(GradientCheckpointingLayer):
 class PositionCode(nn.Module):
     """`x[t] + scale * [sin(t w), cos(t w)]`, w_j = 10000^(-2j/D), with one learned scale."""
 
-    def __init__(self) -> None:
+    def __init__(self, initial_scale: float) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
+        self.initial_scale = initial_scale
+        self.scale = nn.Parameter(torch.full((1,), initial_scale))
 
     def initial_values(self) -> dict[str, Tensor]:
-        """A scale of one."""
-        return {"scale": torch.ones(1)}
+        """The scale that it was made with."""
+        return {"scale": torch.full((1,), self.initial_scale)}
 
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         """Args: x: [B, S, D]; position: [S] or [B, S] integers. Returns [B, S, D]."""
@@ -147,6 +148,10 @@ class MossFormer2PreTrainedModel(SeqlibPreTrainedModel):
             for parameter in (module.weight, module.bias):
                 if parameter is not None:
                     init.copy_(parameter, uniform(parameter.shape, module.in_features))
+        elif isinstance(module, JointAttentionBlock | GatedFsmnBlock):  # after the maps in it
+            last = module.expand if isinstance(module, GatedFsmnBlock) else module.to_out.linear
+            for parameter in last.parameters():
+                init.copy_(parameter, self.config.initial_scale * parameter)
 
 
 class MossFormer2Model(MossFormer2PreTrainedModel):
@@ -159,7 +164,7 @@ class MossFormer2Model(MossFormer2PreTrainedModel):
         D, causal = config.hidden_size, config.causal
         self.input_norm = SequenceNorm(config.num_channels, 1e-8, causal=causal)
         self.input_projection = nn.Linear(config.num_channels, D, bias=False)
-        self.position_code = PositionCode()
+        self.position_code = PositionCode(float(config.initial_scale))
         self.layers = nn.ModuleList(
             MossFormer2Layer(config) for _ in range(config.num_hidden_layers)
         )

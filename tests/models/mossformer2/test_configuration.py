@@ -80,6 +80,8 @@ def test_saving_and_loading_changes_nothing(tmp_path):
         ("mask_mode", "multiplied"),
         ("dropout", 1.0),
         ("dropout", float("nan")),
+        ("initial_scale", -1),
+        ("initial_scale", float("nan")),
         ("attention_normalize", "groups"),
         ("input_features", 180),
         ("output_features", 961),

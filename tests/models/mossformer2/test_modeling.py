@@ -154,7 +154,7 @@ def test_the_configuration_can_ask_for_hidden_states_and_tuples(mixtures):
 def test_late_positions_are_told_apart():
     """Ten minutes in: measured 3e-8, where float32 angles are off by 2e-2."""
     x, position = torch.zeros(1, 50, 64), 600_000 + torch.arange(50)
-    code = PositionCode()
+    code = PositionCode(1.0)
     want = code.double()(x.double(), position)
     got = code.float()(x, position)
     torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-7)
@@ -216,6 +216,22 @@ def test_fresh_values_are_those_of_published_networks():
         assert 0.9 < parameters[name].abs().max() * fan_in**0.5 <= 1, name
     gamma = parameters["model.layers.0.attention.gamma"]
     assert gamma.std().item() == pytest.approx(0.02, rel=0.3)
+
+
+def test_branches_and_positions_start_at_the_initial_scale(tmp_path):
+    drawn = []
+    for scale in (1, 0.25):
+        torch.manual_seed(0)
+        config = MossFormer2Config.from_preset("tiny", initial_scale=scale)
+        drawn.append(MossFormer2ForSpeechSeparation(config))
+    drawn[1].save_pretrained(tmp_path)
+    scaled = (".attention.to_out.linear.", ".memory.expand.", ".position_code.")
+    loaded = MossFormer2ForSpeechSeparation.from_pretrained(tmp_path)
+    for (name, one), fresh, read in zip(
+        drawn[0].named_parameters(), drawn[1].parameters(), loaded.parameters(), strict=True
+    ):
+        factor = 0.25 if any(part in name for part in scaled) else 1
+        assert all(torch.equal(got, factor * one) for got in (fresh, read)), name
 
 
 def test_optimizers_are_told_what_not_to_decay():
