@@ -14,6 +14,10 @@ def _sizes(width: int, inner: int, keys: int, group: int, layers: int) -> dict[s
     }
 
 
+# Measured on prompts-2mix: after minutes of training 0.8 dB better than from 1.
+_QUIET = {"initial_scale": 0.1}
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "ss_16k": {"sample_rate": 16000},
@@ -27,8 +31,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "input_features": 180,
         "output_features": 961,
     },
-    "mini": _sizes(32, 16, 32, 32, 1),
-    "tiny": _sizes(64, 32, 32, 64, 2),
-    "medium": _sizes(128, 64, 64, 128, 4),
-    "large": _sizes(256, 128, 128, 256, 8),
+    "mini": _sizes(32, 16, 32, 32, 1) | _QUIET,
+    "tiny": _sizes(64, 32, 32, 64, 2) | _QUIET,
+    "medium": _sizes(128, 64, 64, 128, 4) | _QUIET,
+    "large": _sizes(256, 128, 128, 256, 8) | _QUIET,
 }

@@ -66,13 +66,17 @@ def separate(
         )
     samples = check_samples(samples, 1, name)
     length = len(samples)
-    samples = check_samples(to_rate(samples, rate, wanted), network.config.min_samples, name)
+    if rate != wanted:
+        samples = to_rate(samples, rate, wanted)
+    samples = check_samples(samples, network.config.min_samples, name)
     sources = separate_samples(
         network,
         torch.from_numpy(samples),
         chunk_seconds=chunk_seconds,
         overlap_seconds=overlap_seconds,
     )
+    if rate == wanted:
+        return sources.numpy()
     # what rounding up twice added is cut off
     return np.stack([to_rate(source, wanted, rate)[:length] for source in sources.numpy()])
 
