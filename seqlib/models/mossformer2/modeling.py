@@ -2,7 +2,6 @@
 """The network of MossFormer2 on frames, and the separation of waveforms with it."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +22,6 @@ from ..pretrained import SeqlibPreTrainedModel
 from .configuration import MossFormer2Config
 from .frames import Frames
 from .loss import si_snr_pit_loss
-
-if TYPE_CHECKING:
-    from .streaming import Streamer
 
 # State of a layer or of the whole network: tensors by name, batch first.
 State = dict[str, Tensor]
@@ -327,12 +323,6 @@ class MossFormer2ForSpeechSeparation(MossFormer2PreTrainedModel):
                 sources, labels, frames.lengths, threshold=self.config.loss_threshold
             )
         return SeparationOutput(loss=loss, sources=sources, hidden_states=outputs.hidden_states)
-
-    def streamer(self) -> "Streamer":
-        """Separates while the mixtures arrive, with a causal network in evaluation mode."""
-        from .streaming import Streamer
-
-        return Streamer(self)
 
     def encode(self, windows: Tensor) -> Tensor:
         """Windows [B, S, K] to the frames [B, S, N] that masks are for."""
