@@ -46,7 +46,7 @@ class MixtureSettings:
     )
     speed_perturbation: bool = field(
         default=False,
-        metadata=_help("Play sources of listed mixtures at 95 to 105 %, prompts at 65 to 150 %."),
+        metadata=_help("Play sources of listed mixtures at 95 to 105 %, prompts at 80 to 120 %."),
     )
     recordings: str | None = field(
         default=None,

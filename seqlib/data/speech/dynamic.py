@@ -18,7 +18,7 @@ from .prompts_2mix import TRAIN_MIXTURES, Drawer, training_drawer
 FIRST, OTHERS, LIMITS = (-27.43, 2.57), (-2.51, 2.66), (-45.0, 0.0)
 
 # percent; wider than the usual 95 to 105, as only four voices are there to be told apart
-VOICE_SPEEDS = tuple(range(65, 151, 5))
+VOICE_SPEEDS = tuple(range(80, 121, 5))
 
 
 class PromptMixtures(MixtureDataset):
@@ -28,7 +28,7 @@ class PromptMixtures(MixtureDataset):
         store: the prompts.
         across_sexes: only a man with a woman.
         seconds: length of the windows; None gives whole mixtures.
-        speed_perturbation: play each voice at 65 to 150 % of its speed, which changes its pitch.
+        speed_perturbation: play each voice at 80 to 120 % of its speed, which changes its pitch.
         size: mixtures in an epoch.
         seed: of all that is drawn.
     """
