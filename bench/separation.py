@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,13 @@ def measure(form: str, task: str, preset: str, seconds: float, rounds: int) -> d
 
 
 def alone(*arguments: Any) -> dict[str, Any]:
-    """`measure` in a fresh process, whose peak of memory is that of the run."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, arguments)
+    """`measure` in a fresh process, whose peak of memory is that of the run.
+
+    Raises:
+        BrokenProcessPool: the process was killed, as systems do that are out of memory.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
 
 
 def compare(preset: str, task: str, seconds: float, rounds: int) -> list[dict[str, Any]]:
