@@ -272,3 +272,14 @@ def test_the_causal_norm_is_one_of_frames(x):
 def test_unknown_kinds_have_a_name(build, said):
     with pytest.raises(ValueError, match=said):
         build()
+
+
+def test_wide_projections_are_the_same_without_gradients():
+    """Then they are made slice by slice on the CPU; the last slice is narrower."""
+    torch.manual_seed(0)
+    wide = ConvolvedProjection(8, 600).double()
+    x = torch.randn(2, 50, 8, dtype=torch.float64)
+    want, _ = wide(x)
+    with torch.no_grad():
+        got, _ = wide(x)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
